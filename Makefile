@@ -1,0 +1,53 @@
+# `make run` starts tcpmon in the foreground; `make test` proves it; `make bench` measures it. All three install what
+# they need first. Run as root.
+
+# The distribution's python: bcc comes with it and imports under no other
+PYTHON = /usr/bin/python3
+VENV = .venv
+BIN = $(VENV)/bin
+CONFIG = config/tcpmon.yaml
+
+.PHONY: run test unit lint bench docs format clean
+
+run: $(VENV)/run
+	@echo "starting tcpmon; its metrics will be at http://127.0.0.1:19317/metrics (Ctrl-C ends it)"
+	$(BIN)/tcpmon run -c $(CONFIG)
+
+test: $(VENV)/dev lint
+	$(BIN)/pytest
+
+unit: $(VENV)/dev
+	$(BIN)/pytest tests/unit
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
+	shellcheck $$(git ls-files '*.sh') .ci/run
+
+bench: $(VENV)/dev
+	$(BIN)/python -m tests.bench
+
+docs: $(VENV)/dev
+	$(BIN)/python -m tcpmon.config.doc
+	$(BIN)/python -m tcpmon.metrics.doc
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+$(VENV)/run: pyproject.toml deploy/packages.sh
+	deploy/packages.sh run
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/run
+	deploy/packages.sh test
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Installs the distribution packages that are missing: `packages.sh run` for running tcpmon, `packages.sh test` for
+# its tests and benchmarks too. Says what it installs; does nothing where all are there.
+set -eu
+
+run='python3 python3-venv python3-bpfcc libbpf1'
+test='bpftool iproute2 nftables iptables procps util-linux libcap2-bin curl gcc libc6-dev prometheus clang-format shellcheck'
+
+wanted=$run
+[ "${1:-run}" = test ] && wanted="$run $test"
+# Ubuntu 22.04 has libbpf of the series 0, and bpftool in its kernel tools
+# shellcheck source=/dev/null
+. /etc/os-release
+if [ "${VERSION_ID:-}" = 22.04 ]; then
+	wanted=$(echo "$wanted" | sed 's/libbpf1/libbpf0/; s/bpftool/linux-tools-generic/')
+fi
+
+missing=
+for package in $wanted; do
+	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+
+echo "installing:$missing"
+if [ "$(id -u)" != 0 ]; then
+	echo "packages.sh: must be root to install; run: sudo apt-get install$missing" >&2
+	exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+# A package's own services (Prometheus) are not ours to start
+# shellcheck disable=SC2086 # a list of words
+apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-confold $missing

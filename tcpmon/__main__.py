@@ -1,0 +1,5 @@
+"""`python -m tcpmon`."""
+
+from tcpmon.cli import main
+
+main()

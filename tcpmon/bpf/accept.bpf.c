@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+// The accept tracer: a passively established connection waits in the accept queue until a program takes it;
+// its owner is the process that does.
+
+// LISTEN -> SYN_RECV: the listener's child is made. From here on, and not only once it is established,
+// accept() may take it, on another CPU.
+static __always_inline void on_child(struct sock *sk) {
+	struct connection new = {.role = ROLE_SERVER, .phase = PHASE_QUEUED};
+	struct choice choice;
+
+	if (choose(&choice) && is_tcp(sk))
+		enter(sk, &new); // where there is no room now, accept() tries again, and counts a loss
+}
+
+static __always_inline void on_child_established(struct sock *sk, struct connection *conn) {
+	if (conn->since_ns)
+		return;
+	READ(&conn->port, &sk->__sk_common.skc_num);
+	conn->since_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void count_accept(struct series *to, u64 wait_ns, bool wait_known) {
+	add(&to->accepts, 1);
+	if (!wait_known)
+		return;
+	add(&to->accept_wait[accept_wait_slot(wait_ns)], 1);
+	add(&to->accept_wait_ns, wait_ns);
+}
+
+static __always_inline u16 local_port(struct sock *sk, const struct connection *queued,
+                                      const struct flow *flow) {
+	u16 port = 0;
+
+	if (queued && queued->port)
+		return queued->port;
+	if (flow->local_port)
+		return flow->local_port;
+	READ(&port, &((struct inet_sock *)sk)->inet_sport); // a reset leaves it there
+	return from_net(port);
+}
+
+// One that was established before tracing began: how long it waited is not known.
+static __always_inline void take_unknown(struct sock *sk, const struct series_key *key, struct series *to) {
+	struct connection new = {.key = *key, .role = ROLE_SERVER, .phase = PHASE_OPEN};
+	u8 sk_state = 0;
+
+	READ(&sk_state, &sk->__sk_common.skc_state);
+	new.since_ns = bpf_ktime_get_ns();
+	if (sk_state == TCP_CLOSE) // no state will follow
+		new.closed_ns = new.since_ns;
+	if (!track(sk, &new))
+		count(COUNTER_LOST_CONNECTION, 1);
+	else if (to)
+		count_accept(to, 0, false);
+}
+
+// A queued connection gets its owner. `accepted` is the last that is written: from then on a close on another
+// CPU may give the entry away.
+static __always_inline void take_queued(struct connection *conn, const struct series_key *key,
+                                        struct series *to, bool wait_known) {
+	u64 since = conn->since_ns;
+
+	if (to) // taken before it is established (Fast Open): it did not wait
+		count_accept(to, since ? less(bpf_ktime_get_ns(), since) : 0, wait_known);
+	conn->key = *key;
+	barrier();
+	add_u32(&conn->accepted, 1);
+}
+
+// Makes the current process the owner of a connection that waits in the accept queue (`conn`), or that we do
+// not know (none). One that is not wanted is forgotten.
+static __always_inline void take(struct sock *sk, struct connection *conn, bool wait_known) {
+	struct series_key key = {};
+	struct choice choice;
+	struct series *to;
+	struct flow flow;
+
+	if (!choose(&choice))
+		return;
+	read_flow(&flow, sk);
+	if (!claim(&key, &choice, &flow, local_port(sk, conn, &flow))) {
+		if (conn)
+			untrack(sk);
+		return;
+	}
+	to = series_of(&key);
+	if (conn)
+		take_queued(conn, &key, to, wait_known);
+	else
+		take_unknown(sk, &key, to);
+}
+
+static __always_inline int accepted(struct sock *sk) {
+	struct connection *conn;
+
+	if (!sk || !is_tcp(sk))
+		return 0;
+	conn = connections.lookup(&sk);
+	if (conn && !waits(conn))
+		return 0;
+	take(sk, conn, true);
+	conn = connections.lookup(&sk);
+	if (conn && is_open(conn) && *(volatile u64 *)&conn->closed_ns) // reset while it waited
+		end(sk, conn, NOT_FAILED, conn->closed_ns);
+	return 0;
+}
+
+#if ACCEPT_MECHANISM == MECHANISM_FEXIT
+// What accept() returns stands behind its arguments, whose number changed in 6.10 (commit 92ef0fd55ac8).
+int kretfunc__inet_csk_accept(u64 *ctx) { return accepted((struct sock *)ctx[INET_CSK_ACCEPT_ARGS]); }
+
+#elif ACCEPT_MECHANISM == MECHANISM_KPROBE
+int exit_accept(struct pt_regs *ctx) { return accepted((struct sock *)PT_REGS_RC(ctx)); }
+
+#else
+int exit_accept(struct syscall_trace_exit *ctx) {
+	struct sock *sk;
+	u16 protocol = 0;
+
+	if (ctx->ret < 0)
+		return 0;
+	PEEK(&sk, &socket_of_fd(ctx->ret)->sk);
+	PEEK(&protocol, &sk->sk_protocol);
+	if (protocol == IPPROTO_MPTCP)
+		sk = first_subflow(sk);
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP ? accepted(sk) : 0;
+}
+#endif

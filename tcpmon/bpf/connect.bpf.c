@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+// The connect tracer: attempts, establishment and failure from the socket's states; what connect() returned,
+// for the failures that no state tells (before the SYN, or for want of a port).
+
+static __always_inline void note_syn_sent(struct sock *sk) {
+	u32 tid = bpf_get_current_pid_tgid();
+	struct connect_call *call = connect_calls.lookup(&tid);
+
+	if (!call)
+		return;
+	call->sk = (u64)sk; // of MPTCP the subflow, where the call had the MPTCP socket
+	call->syn_sent = 1;
+}
+
+// CLOSE -> SYN_SENT, in the connecting thread.
+static __always_inline void on_syn_sent(struct sock *sk) {
+	struct connection new = {.role = ROLE_CLIENT, .phase = PHASE_CONNECTING};
+	enum birth birth;
+	struct choice choice;
+	struct series *to;
+	struct flow flow;
+
+	if (!choose(&choice) || !is_tcp(sk))
+		return;
+	note_syn_sent(sk);
+	read_flow(&flow, sk);
+	if (!claim(&new.key, &choice, &flow, flow.remote_port))
+		return;
+	to = series_of(&new.key);
+	new.since_ns = bpf_ktime_get_ns();
+	new.pid = bpf_get_current_pid_tgid() >> 32;
+	birth = enter(sk, &new);
+	if (birth == NO_ROOM)
+		count(COUNTER_LOST_CONNECTION, 1);
+	else if (birth == BORN && to)
+		add(&to->attempts, 1);
+}
+
+static __always_inline void on_connected(struct connection *conn) {
+	u64 now = bpf_ktime_get_ns();
+	u64 ns = now - conn->since_ns;
+	struct series_key key = conn->key;
+	struct series *to;
+
+	conn->phase = PHASE_OPEN;
+	conn->since_ns = now;
+	to = known_series(&key);
+	if (!to)
+		return;
+	add(&to->connect_latency[connect_latency_slot(ns)], 1);
+	add(&to->connect_latency_ns, ns);
+}
+
+// Inside connect() the struct socket is still unconnected; after it, only the program itself gives up without
+// an error in sk_err.
+static __always_inline bool within_connect(struct sock *sk) {
+	struct socket *socket;
+	socket_state state = 0;
+
+	READ(&socket, &sk->sk_socket);
+	if (!socket)
+		return false;
+	READ(&state, &socket->state);
+	return state == SS_UNCONNECTED;
+}
+
+// Why a connection goes from SYN_SENT (or, after a simultaneous open, SYN_RECV) to CLOSE.
+static __always_inline u32 failure(struct sock *sk, struct connection *conn, int old_state) {
+	u64 caller = bpf_get_current_pid_tgid();
+	u32 tid = caller;
+	struct connect_call *call;
+	u8 shutdown = 0;
+	int error = 0;
+
+	READ(&error, &sk->sk_err);
+	if (error)
+		return reason_of(error);
+	if (within_connect(sk)) {
+		call = connect_calls.lookup(&tid);
+		if (call && call->sk == (u64)sk)
+			return NOT_KNOWN_YET; // connect() will return it
+		return REASON_NO_PORT; // nobody will tell; after SYN_SENT only the search for a port fails
+	}
+	// close() and shutdown() leave a mark, connect(AF_UNSPEC) comes from the process. Else the program
+	// was so quick to read (and clear) the error that it is gone before the state changes: it came with a
+	// reset.
+	READ(&shutdown, &sk->sk_shutdown);
+	if (shutdown || caller >> 32 == conn->pid)
+		return REASON_CANCELED;
+	return old_state == TCP_SYN_SENT ? REASON_REFUSED : REASON_RESET;
+}
+
+static __always_inline void connect_called(struct connect_call *call) {
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (connect_calls.update(&tid, call))
+		count(COUNTER_LOST_CONNECT, 1);
+}
+
+// A connect() that sent no SYN: an attempt and its failure at once.
+static __always_inline void on_unsent(struct connect_call *call, int error) {
+	struct series_key key = {};
+	struct choice choice;
+	struct series *to;
+	struct flow flow;
+
+	if (error == EAFNOSUPPORT || error == EISCONN || !choose(&choice))
+		return; // the program's mistake: never an attempt
+	read_flow(&flow, (struct sock *)call->sk);
+	if (!read_destination(&flow, call) || !claim(&key, &choice, &flow, flow.remote_port))
+		return;
+	to = series_of(&key);
+	if (!to)
+		return;
+	add(&to->attempts, 1);
+	add(&to->failures[reason_of(error)], 1);
+}
+
+static __always_inline int connect_returned(int ret) {
+	u32 tid = bpf_get_current_pid_tgid();
+	struct connect_call *found = connect_calls.lookup(&tid);
+	struct connect_call call;
+	struct connection *conn;
+	struct sock *sk;
+
+	if (!found)
+		return 0;
+	call = *found;
+	connect_calls.delete(&tid);
+	if (ret >= 0 || ret == -EINPROGRESS)
+		return 0;
+	if (!call.syn_sent) {
+		on_unsent(&call, -ret);
+		return 0;
+	}
+	sk = (struct sock *)call.sk;
+	conn = connections.lookup(&sk);
+	if (conn && conn->phase == PHASE_FAILING)
+		end(sk, conn, reason_of(-ret), 0);
+	return 0;
+}
+
+#if CONNECT_MECHANISM == MECHANISM_FEXIT
+#define CONNECT_HOOKS(function)                                                                      \
+	int kfunc__##function(u64 *ctx) {                                                            \
+		struct connect_call call = {.sk = ctx[0], .address = ctx[1], .address_len = ctx[2]}; \
+		connect_called(&call);                                                               \
+		return 0;                                                                            \
+	}                                                                                            \
+	int kretfunc__##function(u64 *ctx) { return connect_returned(ctx[3]); }
+CONNECT_HOOKS(tcp_v4_connect)
+CONNECT_HOOKS(tcp_v6_connect)
+
+#elif CONNECT_MECHANISM == MECHANISM_KPROBE
+// tcp_v6_connect calls tcp_v4_connect for an IPv4-mapped address: the inner call takes the entry over, and
+// the outer return finds none.
+int enter_connect(struct pt_regs *ctx) {
+	struct connect_call call = {
+	    .sk = PT_REGS_PARM1(ctx), .address = PT_REGS_PARM2(ctx), .address_len = PT_REGS_PARM3(ctx)};
+	connect_called(&call);
+	return 0;
+}
+int exit_connect(struct pt_regs *ctx) { return connect_returned(PT_REGS_RC(ctx)); }
+
+#else
+int enter_connect(struct syscall_trace_enter *ctx) {
+	struct socket *socket = socket_of_fd(ctx->args[0]);
+	struct connect_call call = {.address = ctx->args[1], .address_len = ctx->args[2], .user = 1};
+	u16 protocol = 0;
+	struct sock *sk;
+	u8 sk_state = 0;
+
+	// A second connect() asks for the outcome of the first: no attempt of its own.
+	PEEK(&sk, &socket->sk);
+	PEEK(&protocol, &sk->sk_protocol);
+	PEEK(&sk_state, &sk->__sk_common.skc_state);
+	if ((protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || sk_state != TCP_CLOSE)
+		return 0;
+	if (!within_connect(sk))
+		return 0;
+	call.sk = (u64)sk;
+	connect_called(&call);
+	return 0;
+}
+int exit_connect(struct syscall_trace_exit *ctx) { return connect_returned(ctx->ret); }
+#endif

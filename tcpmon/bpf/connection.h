@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+// A connection's birth, life and end, and what is counted at each. Keyed by socket: whatever way a connection
+// takes, its socket goes through here once. Who removes the entry counts its end, so that nothing is counted
+// twice.
+
+static __always_inline struct series *find_or_add_series(struct series_key *key) {
+	struct series *found = series.lookup(key);
+	u32 zero = 0;
+
+	if (found)
+		return found;
+	struct series *empty = empty_series.lookup(&zero);
+	if (empty)
+		series.insert(key, empty);
+	return series.lookup(key); // ours, or that of a CPU that was faster
+}
+
+// The counters of a label set; where there is no room for one more, the key becomes _other's.
+static __always_inline struct series *series_of(struct series_key *key) {
+	struct series *found = find_or_add_series(key);
+
+	if (found)
+		return found;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->kind = OTHER_SERIES;
+	count(COUNTER_OVERFLOW, 1);
+	found = find_or_add_series(key);
+	if (!found)
+		count(COUNTER_LOST_SERIES, 1);
+	return found;
+}
+
+static __always_inline void fill_key(struct series_key *key, const struct settings *now,
+                                     const struct owner *owner, u32 netns, u16 port) {
+	if (now->labels & LABEL_COMM)
+		__builtin_memcpy(key->comm, owner->comm, COMM_LEN);
+	if (now->labels & LABEL_NETNS)
+		key->netns = netns;
+	if (now->labels & LABEL_PORT)
+		key->port = port;
+}
+
+// The counters of a connection born before: its label set stays for as long as it lives.
+static __always_inline struct series *known_series(struct series_key *key) {
+	struct series *found = series.lookup(key);
+
+	if (!found)
+		count(COUNTER_LOST_SERIES, 1);
+	return found;
+}
+
+// Whether a connection of the current process is wanted; its key if so.
+static __always_inline bool claim(struct series_key *key, struct choice *choice, const struct flow *flow,
+                                  u16 service_port) {
+	struct owner owner = {};
+
+	read_owner(&owner, choice->now);
+	if (!wanted(choice, flow, &owner, service_port))
+		return false;
+	fill_key(key, choice->now, &owner, flow->netns, service_port);
+	return true;
+}
+
+static __always_inline bool track(struct sock *sk, struct connection *new) {
+	if (connections.insert(&sk, new))
+		return false;
+	count(COUNTER_TRACKED, 1);
+	return true;
+}
+
+// Returns whether it was ours to remove: of several that try, one is told so.
+static __always_inline bool untrack(struct sock *sk) {
+	if (connections.delete(&sk))
+		return false;
+	count(COUNTER_TRACKED, -1);
+	return true;
+}
+
+static __always_inline u32 reason_of(int error) {
+	switch (error) {
+	case ECONNREFUSED:
+		return REASON_REFUSED;
+	case ETIMEDOUT:
+		return REASON_TIMEOUT;
+	case ENETUNREACH:
+	case EHOSTUNREACH:
+	case ENETDOWN:
+	case EHOSTDOWN:
+		return REASON_UNREACHABLE;
+	case ECONNRESET:
+		return REASON_RESET;
+	case EADDRNOTAVAIL:
+		return REASON_NO_PORT;
+	case EPERM:
+	case EACCES:
+		return REASON_DENIED;
+	}
+	return REASON_OTHER;
+}
+
+static __always_inline u64 less(u64 n, u64 by) { return n > by ? n - by : 0; }
+
+static __always_inline void count_bytes(struct series *to, u32 role, struct tcp_sock *tp, bool fin_acked) {
+	u64 acked, received;
+	u32 retransmitted;
+	unsigned long flags;
+
+	READ(&acked, &tp->bytes_acked);
+	READ(&received, &tp->bytes_received);
+	READ(&retransmitted, &tp->total_retrans);
+	READ(&flags, &((struct sock *)tp)->__sk_common.skc_flags);
+	// The kernel counts sequence numbers: a client's SYN and a FIN take one each. SOCK_DONE: FIN
+	// received.
+	add(&to->sent_bytes[role], less(acked, (role == ROLE_CLIENT) + fin_acked));
+	add(&to->received_bytes[role], less(received, (flags >> SOCK_DONE) & 1));
+	if (retransmitted)
+		add(&to->retransmitted_segments[role], retransmitted);
+}
+
+static __always_inline void count_close(struct series *to, struct sock *sk, struct connection *last, u64 ns) {
+	u32 role = last->role & 1;
+	u32 slot = connection_duration_slot(ns);
+
+	add(role == ROLE_CLIENT ? &to->client_duration[slot] : &to->server_duration[slot], 1);
+	add(&to->duration_ns[role], ns);
+	count_bytes(to, role, (struct tcp_sock *)sk, last->fin_acked);
+}
+
+// The end of a connection: failed for a reason while connecting, or, with NOT_FAILED, closed.
+static __always_inline void end(struct sock *sk, struct connection *conn, u32 reason, u64 closed_ns) {
+	struct connection last = *conn;
+	struct series *to;
+
+	if (!untrack(sk))
+		return;
+	to = known_series(&last.key);
+	if (!to)
+		return;
+	if (reason < REASONS)
+		add(&to->failures[reason], 1);
+	else
+		count_close(to, sk, &last, last.since_ns ? less(closed_ns, last.since_ns) : 0);
+}
+
+static __always_inline bool is_open(struct connection *conn) {
+	return conn->phase == PHASE_OPEN || (conn->phase == PHASE_QUEUED && conn->accepted);
+}
+
+static __always_inline bool waits(struct connection *conn) {
+	return conn->phase == PHASE_QUEUED && !*(volatile u32 *)&conn->accepted;
+}
+
+enum birth { BORN, KNOWN, NO_ROOM };
+
+// Enters a new connection. One that has just been entered for the same event is KNOWN (see state.bpf.c);
+// anything else under this socket is of an earlier life, whose end was missed.
+static __always_inline enum birth enter(struct sock *sk, struct connection *new) {
+	struct connection *old;
+
+	if (track(sk, new))
+		return BORN;
+	old = connections.lookup(&sk);
+	if (!old)
+		return NO_ROOM;
+	if (old->phase == new->phase &&
+	    (old->phase == PHASE_CONNECTING || !(old->since_ns || old->closed_ns)))
+		return KNOWN;
+	if (is_open(old))
+		count(COUNTER_LOST_STATE, 1);
+	connections.update(&sk, new);
+	return BORN;
+}
+
+static __always_inline bool has_program(struct sock *sk) {
+	struct socket *socket;
+
+	READ(&socket, &sk->sk_socket);
+	return socket;
+}
+
+static __always_inline bool is_tcp(struct sock *sk) {
+	u16 protocol;
+
+	READ(&protocol, &sk->sk_protocol);
+	return protocol == IPPROTO_TCP;
+}

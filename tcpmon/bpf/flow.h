@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+// Who talks to whom: read from a socket, in the form that filters and labels want.
+
+struct flow {
+	u8 remote[16]; // network order, IPv4 as IPv4-mapped
+	u32 netns;
+	u16 local_port;
+	u16 remote_port;
+	u32 ipv4; // also for IPv4-mapped IPv6
+};
+
+static __always_inline u16 from_net(u16 port) { return __builtin_bswap16(port); }
+
+static __always_inline void set_ipv4(struct flow *flow, u32 address) {
+	u32 *words = (u32 *)flow->remote;
+	words[0] = words[1] = 0;
+	words[2] = 0xffff0000;
+	words[3] = address;
+	flow->ipv4 = 1;
+}
+
+static __always_inline void set_ipv6(struct flow *flow, const void *address) {
+	u32 *words = (u32 *)flow->remote;
+	__builtin_memcpy(words, address, 16);
+	flow->ipv4 = !words[0] && !words[1] && words[2] == 0xffff0000;
+}
+
+static __always_inline void read_netns(struct flow *flow, struct net *net) {
+	READ(&flow->netns, &net->ns.inum);
+}
+
+static __always_inline void read_flow(struct flow *flow, struct sock *sk) {
+	struct sock_common common;
+
+	READ(&common, &sk->__sk_common);
+	flow->local_port = common.skc_num;
+	flow->remote_port = from_net(common.skc_dport);
+	read_netns(flow, common.skc_net.net);
+	if (common.skc_family == AF_INET6)
+		set_ipv6(flow, &common.skc_v6_daddr);
+	else
+		set_ipv4(flow, common.skc_daddr);
+}
+
+// For a connect() that failed before the socket knew where to: the destination is in the call's address.
+// Returns whether the address is one that TCP would try.
+static __always_inline bool read_destination(struct flow *flow, struct connect_call *call) {
+	struct sockaddr_in6 to = {};
+	u32 want = sizeof(struct sockaddr_in);
+
+	if (call->address_len >= SIN6_LEN_RFC2133)
+		want = SIN6_LEN_RFC2133;
+	else if (call->address_len < want)
+		return false;
+	if (want == SIN6_LEN_RFC2133
+	        ? (call->user ? bpf_probe_read_user(&to, SIN6_LEN_RFC2133, (void *)call->address)
+	                      : bpf_probe_read_kernel(&to, SIN6_LEN_RFC2133, (void *)call->address))
+	        : (call->user
+	               ? bpf_probe_read_user(&to, sizeof(struct sockaddr_in), (void *)call->address)
+	               : bpf_probe_read_kernel(&to, sizeof(struct sockaddr_in), (void *)call->address)))
+		return false;
+	flow->remote_port = from_net(to.sin6_port);
+	if (to.sin6_family == AF_INET)
+		set_ipv4(flow, ((struct sockaddr_in *)&to)->sin_addr.s_addr);
+	else if (to.sin6_family == AF_INET6 && want == SIN6_LEN_RFC2133)
+		set_ipv6(flow, &to.sin6_addr);
+	else
+		return false;
+	return true;
+}

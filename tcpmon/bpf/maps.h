@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+// The tables. All of them are allocated up front: an insert then fails only where the table is full, and
+// tracing programs may not allocate on kernels before 6.1.
+
+BPF_HASH(series, struct series_key, struct series, MAX_SERIES + 1);
+BPF_ARRAY(empty_series, struct series, 1);
+BPF_HASH(connections, struct sock *, struct connection, MAX_TRACKED);
+BPF_HASH(connect_calls, u32, struct connect_call, 32768);
+
+BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+
+BPF_ARRAY(active, u32, 1);
+BPF_ARRAY(settings, struct settings, 3);
+BPF_HASH(filter_values, struct filter_key, u8, FILTER_VALUES);
+BPF_ARRAY(filter_ports, u64, 3 * 2 * 1024); // [slot][exclude], a bit a port
+BPF_LPM_TRIE(filter_remotes, struct filter_network, u8, FILTER_NETWORKS);
+
+#ifdef CGROUP_MAP
+BPF_TABLE_PINNED("hash", u64, u64, cgroup_map, 1024, CGROUP_MAP);
+#endif
+#ifdef MNTNS_MAP
+BPF_TABLE_PINNED("hash", u64, u64, mntns_map, 1024, MNTNS_MAP);
+#endif
+
+static __always_inline void add(u64 *counter, u64 n) { __sync_fetch_and_add(counter, n); }
+
+static __always_inline void add_u32(u32 *flag, u32 n) { __sync_fetch_and_add(flag, n); }
+
+static __always_inline void count(u32 which, s64 n) {
+	u64 *counter = counters.lookup(&which);
+	if (counter)
+		add(counter, n);
+}
+
+#define barrier() asm volatile("" ::: "memory")
+
+// Reads what may well not be there (a descriptor that is no socket): zeroes then.
+#define PEEK(dst, src) bpf_probe_read_kernel(dst, sizeof(*(dst)), src)
+
+// Reads what must be there.
+#define READ(dst, src)                                               \
+	do {                                                         \
+		if (bpf_probe_read_kernel(dst, sizeof(*(dst)), src)) \
+			count(COUNTER_LOST_READ, 1);                 \
+	} while (0)

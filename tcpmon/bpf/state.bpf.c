@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+// The socket's states, which carry most of all three tracers.
+
+static __always_inline void on_established(struct sock *sk) {
+	struct connection *conn = connections.lookup(&sk);
+
+	if (conn && conn->phase == PHASE_CONNECTING)
+		on_connected(conn);
+	else if (conn && conn->phase == PHASE_QUEUED)
+		on_child_established(sk, conn);
+}
+
+static __always_inline void dispatch(struct bpf_raw_tracepoint_args *ctx) {
+	struct sock *sk = (struct sock *)ctx->args[0];
+	int old_state = ctx->args[1], new_state = ctx->args[2];
+
+	switch (new_state) {
+	case TCP_SYN_SENT:
+		return on_syn_sent(sk);
+	case TCP_SYN_RECV: // from SYN_SENT by a simultaneous open, which changes nothing
+		if (old_state == TCP_LISTEN)
+			on_child(sk);
+		return;
+	case TCP_ESTABLISHED:
+		return on_established(sk);
+	case TCP_FIN_WAIT1:
+	case TCP_LAST_ACK:
+	case TCP_CLOSE:
+		return on_ending(sk, old_state, new_state);
+	}
+}
+
+// The event that a program of this CPU dealt with last.
+struct handled {
+	u64 sk;
+	u64 new_state; // 0: none, or one is at it
+};
+
+BPF_PERCPU_ARRAY(last_handled, struct handled, 1);
+
+// Since 6.1 (commit 05b24ff9b2cf) the kernel skips a raw tracepoint's program that is already at work on the
+// CPU: what the softirq of a packet does that interrupts it would go uncounted. So this program is loaded
+// twice and both are attached, one behind the other: the first that the kernel lets run for an event takes
+// it, and the one behind finds that in last_handled. Where another event came between, the step is taken
+// again, which changes nothing: each looks first whether it was taken already. (One program that calls the
+// other by a tail call would do the same, and crashes the kernel: from 6.13 on a program's stack is a CPU's,
+// guarded by that very check.)
+int state_changed(struct bpf_raw_tracepoint_args *ctx) {
+	u32 zero = 0;
+	struct handled *last = last_handled.lookup(&zero);
+
+	if (!last)
+		return 0;
+	if (last->sk == ctx->args[0] && last->new_state == ctx->args[2]) {
+		last->new_state = 0; // not to be taken for the same step of the next socket in this memory
+		return 0;
+	}
+	last->new_state = 0;
+	barrier();
+	dispatch(ctx);
+	last->sk = ctx->args[0];
+	barrier();
+	last->new_state = ctx->args[2];
+	return 0;
+}
+
+int socket_destroyed(struct bpf_raw_tracepoint_args *ctx) {
+	on_destroyed((struct sock *)ctx->args[0]);
+	return 0;
+}

@@ -1,0 +1,100 @@
+"""The command line: verbs, and the one place that prints an operator's error and picks the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tcpmon import __version__
+from tcpmon.config import DEFAULT_PATH
+from tcpmon.errors import ConfigError, TcpmonError
+
+_CONFIG_HELP = f"configuration file (default: {DEFAULT_PATH} if it is there, else built-in defaults)"
+# For tests on kernels that offer several: EVENT=MECHANISM
+_FORCE_HELP = argparse.SUPPRESS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a verb and ends the process: 0, 1 on an operator's error, 2 on bad usage."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(format="tcpmon: %(message)s", level=logging.INFO, stream=sys.stderr)
+    verb: Callable[[argparse.Namespace], int] = parsed.verb
+    try:
+        status = verb(parsed)
+        sys.stdout.flush()
+    except TcpmonError as error:
+        for line in error.message.splitlines():
+            print(line if isinstance(error, ConfigError) else f"tcpmon: {line}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        status = 1
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tcpmon",
+        description="Counts every TCP connection of this host in the kernel, and serves it to Prometheus.",
+    )
+    parser.add_argument("--version", action="version", version=f"tcpmon {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    run = verbs.add_parser(
+        "run", help="the daemon, in the foreground", description="Traces, counts and serves /metrics."
+    )
+    run.add_argument("-c", "--config", metavar="FILE", help=_CONFIG_HELP)
+    run.add_argument(
+        "--force", metavar="EVENT=MECHANISM", action="append", default=[], type=_forced, help=_FORCE_HELP
+    )
+    run.set_defaults(verb=_run)
+    check = verbs.add_parser("check-config", help="read and validate a configuration, and do nothing else")
+    check.add_argument("-c", "--config", metavar="FILE", help=_CONFIG_HELP)
+    check.set_defaults(verb=_check_config)
+    kernel = verbs.add_parser(
+        "check-kernel", help="what this kernel offers to trace with, and what is chosen"
+    )
+    kernel.add_argument("--json", action="store_true", help="for scripts")
+    kernel.set_defaults(verb=_check_kernel)
+    return parser
+
+
+def _forced(text: str) -> tuple[str, str]:
+    from tcpmon.kernel.probes import MECHANISMS
+
+    event, _, mechanism = text.partition("=")
+    if mechanism not in MECHANISMS.get(event, {}):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of EVENT=MECHANISM")
+    return event, mechanism
+
+
+def _config_path(given: str | None) -> str | None:
+    if given is not None:
+        return given
+    return DEFAULT_PATH if os.path.exists(DEFAULT_PATH) else None
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from tcpmon import daemon
+
+    daemon.run(_config_path(parsed.config), dict(parsed.force))
+    return 0
+
+
+def _check_config(parsed: argparse.Namespace) -> int:
+    from tcpmon import config
+
+    path = _config_path(parsed.config)
+    config.load(path)
+    print(f"{path or 'built-in defaults'}: valid")
+    return 0
+
+
+def _check_kernel(parsed: argparse.Namespace) -> int:
+    from tcpmon import checkkernel
+
+    return checkkernel.run(parsed.json)

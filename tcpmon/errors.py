@@ -1,0 +1,46 @@
+"""The kinds of error an operator can meet. Each carries what is wrong and a hint what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class TcpmonError(Exception):
+    """An operator's error: printed as one line plus a hint, never as a traceback; exit status 1."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class KernelError(TcpmonError):
+    """The kernel, or what talks to it, lacks something that tracing needs."""
+
+
+class ListenError(TcpmonError):
+    """An address of `listen` cannot be bound."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One complaint about a configuration file. `line` and `column` count from 1; 0 means the whole file."""
+
+    path: str
+    line: int
+    column: int
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
+        return f"{place}: {self.key}: {self.problem}" if self.key else f"{place}: {self.problem}"
+
+
+class ConfigError(TcpmonError):
+    """A configuration file with faults, one line each in `message`."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        hint = "see docs/configuration.md; `tcpmon check-config` checks a file"
+        super().__init__("\n".join(map(str, faults)), hint)
+        self.faults = faults

@@ -1,0 +1,80 @@
+"""The header tree that bcc compiles against, not the kernel's: stubs, and the running kernel's types."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tcpmon.errors import KernelError
+from tcpmon.kernel import btf
+
+STUBS = Path(__file__).parent.parent / "bpf" / "include"
+
+# Each struct that the BPF code looks into, with the members that it uses.
+USED = {
+    "sock_common": (
+        "skc_daddr",
+        "skc_dport",
+        "skc_num",
+        "skc_family",
+        "skc_state",
+        "skc_net",
+        "skc_v6_daddr",
+        "skc_flags",
+    ),
+    "sock": ("__sk_common", "sk_socket", "sk_protocol", "sk_err", "sk_shutdown"),
+    "inet_sock": ("inet_sport",),
+    "tcp_sock": ("bytes_acked", "bytes_received", "total_retrans", "snd_una", "write_seq"),
+    "socket": ("state", "sk"),
+    "file": ("private_data",),
+    "fdtable": ("max_fds", "fd"),
+    "files_struct": ("fdt",),
+    "task_struct": ("group_leader", "comm", "files", "nsproxy"),
+    "net": ("ns",),
+    "nsproxy": ("mnt_ns",),
+    "mnt_namespace": ("ns",),
+    "ns_common": ("inum",),
+    "sockaddr_in": ("sin_addr",),
+    "sockaddr_in6": ("sin6_family", "sin6_port", "sin6_addr"),
+    "syscall_trace_enter": ("args",),
+    "syscall_trace_exit": ("ret",),
+}
+# What a kernel may be built without; each has its HAVE_… in the code.
+OPTIONAL = {"mptcp_sock": ("first",)}
+_ENUMS = ("sock_flags",)
+
+
+def write_tree(folder: Path) -> None:
+    """Makes a tree that bcc accepts as BCC_KERNEL_SOURCE, with the running kernel's types in kernel_types.h.
+
+    Raises KernelError where the kernel has no BTF or lacks something in it.
+    """
+    include = folder / "include"
+    shutil.copytree(STUBS, include)
+    (include / "kernel_types.h").write_text(kernel_types(btf.load()))
+
+
+def kernel_types(types: btf.Btf) -> str:
+    """C text: the types, and assertions that the compiler lays each used member out as the kernel has it.
+
+    The assertions are a must: Linux 7 embeds tagged structs without a member name, which a compiler without
+    -fms-extensions drops with a warning, and all that follows moves.
+    """
+    present = USED | {name: members for name, members in OPTIONAL.items() if types.has_struct(name)}
+    wanted = [(name, btf.KIND_STRUCT) for name in present] + [(name, btf.KIND_ENUM) for name in _ENUMS]
+    parts = ["#pragma once", "#include <linux/types.h>", types.c_text(wanted)]
+    parts += [f"#define HAVE_{name.removesuffix('_sock').upper()}" for name in present if name in OPTIONAL]
+    for struct, members in present.items():
+        parts.append(f'_Static_assert(sizeof(struct {struct}) == {types.size(struct)}, "struct {struct}");')
+        parts += [_assertion(types, struct, member) for member in members]
+    return "\n".join(parts) + "\n"
+
+
+def _assertion(types: btf.Btf, struct: str, member: str) -> str:
+    offset = types.offset(struct, member)
+    if offset is None:
+        raise KernelError(
+            f"this kernel's struct {struct} has no {member}",
+            "it is newer than tcpmon knows: please report it with `uname -r`",
+        )
+    return f'_Static_assert(__builtin_offsetof(struct {struct}, {member}) == {offset}, "{struct}.{member}");'

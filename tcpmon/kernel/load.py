@@ -1,0 +1,134 @@
+"""Starts the loader child, and takes over what it hands back: maps, programs and links."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tcpmon.errors import KernelError
+from tcpmon.kernel.probes import Probe
+from tcpmon.kernel.source import Module
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 300  # a compile takes a second, under emulation up to a minute
+_MAX_FDS = 253
+_MAX_ANSWER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A C type: its size, and the (offset, size) of each field, in bytes."""
+
+    size: int
+    fields: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A BPF map: its descriptor and the layout of its keys and values, as compiled from bpf/types.h."""
+
+    fd: int
+    key: Layout
+    value: Layout
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The running module. Tracing goes on for as long as `links` are open."""
+
+    tables: Mapping[str, Table]
+    programs: Mapping[str, int]
+    links: tuple[int, ...]
+    probes: tuple[Probe, ...]
+    bcc: str
+
+    def close(self) -> None:
+        for fd in (*self.links, *self.programs.values(), *(table.fd for table in self.tables.values())):
+            os.close(fd)
+
+
+def load(module: Module, mechanisms: Mapping[str, str]) -> Loaded:
+    """Compiles, loads and attaches in a child, which is gone when this returns.
+
+    `mechanisms` forces one for an event ("accept", "connect"). KernelError says what is missing.
+    """
+    request = {"module": asdict(module), "mechanisms": dict(mechanisms)}
+    answer, fds = _ask(json.dumps(request).encode() + b"\n")
+    if "error" in answer:
+        raise KernelError(answer["error"], answer["hint"])
+    names = answer["maps"]
+    maps, programs = fds[: len(names)], fds[len(names) : len(names) + len(answer["programs"])]
+    tables = {
+        name: Table(fd, _layout(answer["layouts"][name]["key"]), _layout(answer["layouts"][name]["value"]))
+        for name, fd in zip(names, maps, strict=True)
+    }
+    return Loaded(
+        tables=tables,
+        programs=dict(zip(answer["programs"], programs, strict=True)),
+        links=tuple(fds[len(maps) + len(programs) :]),
+        probes=tuple(Probe(**probe) for probe in answer["probes"]),
+        bcc=answer["bcc"],
+    )
+
+
+def _layout(described: dict[str, Any]) -> Layout:
+    return Layout(
+        described["size"], {name: (place[0], place[1]) for name, place in described["fields"].items()}
+    )
+
+
+def _ask(request: bytes) -> tuple[dict[str, Any], list[int]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # bcc and the compiler write to both stdout and stderr; it is told where something fails
+    with ours, tempfile.TemporaryFile() as output:
+        with theirs:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MAX_ANSWER_BYTES)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAX_ANSWER_BYTES)
+            command = [sys.executable, "-m", "tcpmon.kernel.loader", str(theirs.fileno())]
+            child = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        ours.settimeout(_TIMEOUT_SECONDS)
+        try:
+            ours.sendall(request)
+            data, fds, _flags, _peer = socket.recv_fds(
+                ours, _MAX_ANSWER_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BrokenPipeError, ConnectionResetError):
+            data, fds = b"", []
+        except TimeoutError:
+            child.kill()
+            child.wait()
+            raise KernelError(
+                f"the loader gave no answer in {_TIMEOUT_SECONDS} s", "look at the machine's load"
+            ) from None
+        status = child.wait()
+        output.seek(0)
+        said = output.read().decode(errors="replace")
+    if not data:
+        raise KernelError(
+            _death(status, said), "is there memory for the compiler (about 130 MB, MemoryMax=)?"
+        )
+    answer: dict[str, Any] = json.loads(data)
+    _pass_on(said, failed="error" in answer)
+    return answer, fds
+
+
+def _death(status: int, said: str) -> str:
+    last = said.strip().splitlines()[-1:] or ["it said nothing"]
+    how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+    return f"the loader {how}: {last[0]}"
+
+
+def _pass_on(said: str, failed: bool) -> None:
+    for line in said.splitlines():
+        log.log(logging.INFO if failed else logging.DEBUG, "loader: %s", line)

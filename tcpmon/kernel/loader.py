@@ -1,0 +1,159 @@
+"""The child process that compiles, loads and attaches; the only importer of bcc.
+
+It is started by kernel/load.py with one end of a unix socket, answers with one message (JSON, and the
+descriptors of maps, programs and links), and exits: LLVM's memory and the capabilities go with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as ct
+import json
+import os
+import resource
+import socket
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tcpmon.errors import KernelError, TcpmonError
+from tcpmon.kernel import attach, btf, headers, probes, source
+
+MAPS = (
+    "series",
+    "connections",
+    "counters",
+    "active",
+    "settings",
+    "filter_values",
+    "filter_ports",
+    "filter_remotes",
+)
+BCC_HINT = "install it: apt install python3-bpfcc, and run with the distribution's python3 (/usr/bin/python3)"
+_CLONE_NEWNS, _MS_PRIVATE, _MS_REC = 0x20000, 1 << 18, 1 << 14
+
+
+def main() -> None:
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        request = json.loads(channel.recv(1 << 20))
+        answer, fds = serve(source.Module(**request["module"]), request["mechanisms"])
+    except TcpmonError as error:
+        answer, fds = {"error": error.message, "hint": error.hint}, []
+    socket.send_fds(channel, [json.dumps(answer).encode()], fds)
+    channel.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # bcc's exit handler detaches what now belongs to the daemon, and fails where tracefs cannot be read
+    os._exit(0)
+
+
+def serve(module: source.Module, forced: dict[str, str]) -> tuple[dict[str, Any], list[int]]:
+    """Compiles, loads and attaches. Returns what to tell the daemon, and the descriptors in its order."""
+    bcc = _import_bcc()
+    _raise_memlock()
+    see_tracefs()
+    types = btf.load()
+    chosen = probes.choose(probes.survey(types, forced, first_only=True))
+    loaded = _compile(bcc, types, module, {finding.event: finding.mechanism for finding in chosen})
+    attached = [probe for finding in chosen for probe in probes.probes_of(finding)]
+    programs = {probe.name: _load(bcc, loaded, probe) for probe in attached}
+    links = [_attach(loaded, probe, programs[probe.name]) for probe in attached]
+    maps = {name: loaded[name].map_fd for name in MAPS}
+    answer = {
+        "maps": list(maps),
+        "programs": list(programs),
+        "links": len(links),
+        "probes": [asdict(probe) for probe in attached],
+        "layouts": {
+            name: {"key": _layout(loaded[name].Key), "value": _layout(loaded[name].Leaf)} for name in MAPS
+        },
+        "bcc": bcc.__version__,
+    }
+    return answer, [*maps.values(), *programs.values(), *links]
+
+
+def _raise_memlock() -> None:
+    """Before 5.11 the kernel charges maps to RLIMIT_MEMLOCK; where raising it fails, loading will tell."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def see_tracefs() -> None:
+    """Where tracefs is not mounted, mounts it for this process alone, in a mount namespace of its own."""
+    if os.geteuid() != 0 or any((root / "events").is_dir() for root in attach.TRACEFS):
+        return
+    libc = ct.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) == 0 and libc.mount(b"none", b"/", None, _MS_PRIVATE | _MS_REC, None) == 0:
+        libc.mount(
+            b"tracefs", bytes(attach.TRACEFS[0]), b"tracefs", 0, None
+        )  # failing is told by who needs it
+
+
+def _import_bcc() -> Any:
+    try:
+        import bcc
+    except ImportError as error:
+        raise KernelError(f"bcc cannot be imported ({error})", BCC_HINT) from None
+    return bcc
+
+
+def _compile(bcc: Any, types: btf.Btf, module: source.Module, mechanisms: dict[str, str]) -> Any:
+    flags = source.definitions(module, mechanisms, types.argument_count("inet_csk_accept"))
+    with tempfile.TemporaryDirectory(prefix="tcpmon-") as folder:
+        headers.write_tree(Path(folder))
+        os.environ["BCC_KERNEL_SOURCE"] = folder
+        try:
+            return bcc.BPF(text=source.text(), cflags=flags)
+        except Exception as error:  # bcc raises nothing more specific  # noqa: BLE001
+            raise KernelError(
+                f"the BPF module does not load: {error}", "see the messages above; please report them"
+            ) from None
+
+
+def _load(bcc: Any, loaded: Any, probe: probes.Probe) -> int:
+    kinds = {
+        attach.RAW_TRACEPOINT: bcc.BPF.RAW_TRACEPOINT,
+        attach.TRACEPOINT: bcc.BPF.TRACEPOINT,
+        attach.KPROBE: bcc.BPF.KPROBE,
+        attach.KRETPROBE: bcc.BPF.KPROBE,
+        attach.FENTRY: bcc.BPF.TRACING,
+        attach.FEXIT: bcc.BPF.TRACING,
+    }
+    if probe.copy > 1:
+        del loaded.funcs[probe.program.encode()]  # bcc would give the one that it has
+    try:
+        return int(loaded.load_func(probe.program.encode(), kinds[probe.kind]).fd)
+    except Exception as error:  # bcc raises nothing more specific  # noqa: BLE001
+        raise KernelError(
+            f"the kernel refuses the BPF program {probe.program}: {error}", "please report this"
+        ) from None
+
+
+def _attach(loaded: Any, probe: probes.Probe, program_fd: int) -> int:
+    # bcc attaches functions of these names by itself
+    by_itself = {**loaded.kfunc_entry_fds, **loaded.kfunc_exit_fds}.get(probe.program.encode())
+    if by_itself is not None:
+        return int(by_itself)
+    try:
+        return attach.attach(probe.kind, probe.hook, program_fd)
+    except OSError as error:
+        raise KernelError(
+            f"{probe.hook} cannot be attached to ({error})", "`tcpmon check-kernel` shows what can"
+        ) from None
+
+
+def _layout(kind: Any) -> dict[str, Any]:
+    """A C type's layout: its size, and of a struct each field's offset and size in bytes."""
+    fields = getattr(kind, "_fields_", ())
+    places = {name: getattr(kind, name) for name, *_ in fields if not name.startswith("__pad")}
+    return {
+        "size": ct.sizeof(kind),
+        "fields": {name: (place.offset, place.size) for name, place in places.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

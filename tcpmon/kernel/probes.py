@@ -1,0 +1,126 @@
+"""The table of probes: for each event the hooks, and where kernels differ the mechanisms, preferred first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tcpmon.errors import KernelError
+from tcpmon.kernel import attach, btf
+
+EVENTS = ("connect", "accept", "close")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A BPF function (`program`, of tcpmon/bpf) on a hook of the kernel, for one of EVENTS."""
+
+    event: str
+    kind: str  # one of attach.py
+    hook: str
+    program: str
+    copy: int = 1  # of several that are loaded from the same function
+
+    @property
+    def name(self) -> str:
+        return self.program if self.copy == 1 else f"{self.program}_{self.copy}"
+
+    @property
+    def function(self) -> str:
+        return self.hook.partition(":")[2] or self.hook
+
+
+# Needed on every kernel. The socket's states serve all three events; why twice: bpf/state.bpf.c.
+COMMON = (
+    Probe("connect", attach.RAW_TRACEPOINT, "inet_sock_set_state", "state_changed"),
+    Probe("connect", attach.RAW_TRACEPOINT, "inet_sock_set_state", "state_changed", copy=2),
+    Probe("close", attach.RAW_TRACEPOINT, "tcp_destroy_sock", "socket_destroyed"),
+)
+
+# What a process sees of it. fexit is the fastest and asks for the least privilege; a kretprobe loses calls
+# beyond its maxactive; a system call tracepoint cannot see io_uring's calls.
+MECHANISMS: Mapping[str, Mapping[str, tuple[Probe, ...]]] = {
+    "connect": {
+        "fexit": (
+            Probe("connect", attach.FENTRY, "tcp_v4_connect", "kfunc__tcp_v4_connect"),
+            Probe("connect", attach.FEXIT, "tcp_v4_connect", "kretfunc__tcp_v4_connect"),
+            Probe("connect", attach.FENTRY, "tcp_v6_connect", "kfunc__tcp_v6_connect"),
+            Probe("connect", attach.FEXIT, "tcp_v6_connect", "kretfunc__tcp_v6_connect"),
+        ),
+        "kretprobe": (
+            Probe("connect", attach.KPROBE, "tcp_v4_connect", "enter_connect"),
+            Probe("connect", attach.KRETPROBE, "tcp_v4_connect", "exit_connect"),
+            Probe("connect", attach.KPROBE, "tcp_v6_connect", "enter_connect"),
+            Probe("connect", attach.KRETPROBE, "tcp_v6_connect", "exit_connect"),
+        ),
+        "tracepoint": (
+            Probe("connect", attach.TRACEPOINT, "syscalls:sys_enter_connect", "enter_connect"),
+            Probe("connect", attach.TRACEPOINT, "syscalls:sys_exit_connect", "exit_connect"),
+        ),
+    },
+    "accept": {
+        "fexit": (Probe("accept", attach.FEXIT, "inet_csk_accept", "kretfunc__inet_csk_accept"),),
+        "kretprobe": (Probe("accept", attach.KRETPROBE, "inet_csk_accept", "exit_accept"),),
+        "tracepoint": (
+            Probe("accept", attach.TRACEPOINT, "syscalls:sys_exit_accept", "exit_accept"),
+            Probe("accept", attach.TRACEPOINT, "syscalls:sys_exit_accept4", "exit_accept"),
+        ),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What this kernel says to one mechanism for one event; `problem` is None where all its probes attach."""
+
+    event: str
+    mechanism: str
+    functions: tuple[str, ...]
+    problem: str | None
+    chosen: bool
+
+
+def survey(
+    types: btf.Btf, forced: Mapping[str, str] | None = None, first_only: bool = False
+) -> list[Finding]:
+    """Tries the mechanisms, and marks the one of each event in use: `forced`, or else the first that works.
+
+    `first_only` does not try those behind it.
+    """
+    findings = [_try("state", "raw_tracepoint", COMMON, types)]
+    for event, mechanisms in MECHANISMS.items():
+        choice = (forced or {}).get(event)
+        for name, probes in mechanisms.items():
+            if first_only and (choice or name) != name:
+                continue
+            finding = _try(event, name, probes, types)
+            choice = choice or (None if finding.problem else name)
+            findings.append(replace(finding, chosen=name == choice and not finding.problem))
+    return findings
+
+
+def choose(findings: list[Finding]) -> list[Finding]:
+    """The findings in use; KernelError where an event has none."""
+    for event in ("state", *MECHANISMS):
+        of_event = [finding for finding in findings if finding.event == event]
+        if not any(finding.chosen for finding in of_event):
+            reasons = "; ".join(f"{f.mechanism}: {f.problem}" for f in of_event if f.problem)
+            raise KernelError(
+                f"this kernel offers no way to trace {event} ({reasons})",
+                "run as root; `tcpmon check-kernel` shows more",
+            )
+    return [finding for finding in findings if finding.chosen]
+
+
+def probes_of(finding: Finding) -> tuple[Probe, ...]:
+    return COMMON if finding.event == "state" else MECHANISMS[finding.event][finding.mechanism]
+
+
+def _try(event: str, mechanism: str, probes: tuple[Probe, ...], types: btf.Btf) -> Finding:
+    problems = (
+        attach.problem(kind, hook, types) for kind, hook in dict.fromkeys((p.kind, p.hook) for p in probes)
+    )
+    problem = next(filter(None, problems), None)
+    return Finding(
+        event, mechanism, tuple(dict.fromkeys(p.function for p in probes)), problem, problem is None
+    )

@@ -1,0 +1,78 @@
+"""The BPF module's C text: the files of tcpmon/bpf one behind the other, and the definitions that size them.
+
+bcc rewrites map accesses in the main file only, so the files are joined rather than included; #line keeps the
+compiler's messages pointing at them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tcpmon.config.kinds import MAX_ITEMS
+
+FOLDER = Path(__file__).parent.parent / "bpf"
+FILES = (
+    "uapi.h",
+    "types.h",
+    "maps.h",
+    "flow.h",
+    "filter.h",
+    "histogram.h",
+    "task.h",
+    "connection.h",
+    "connect.bpf.c",
+    "accept.bpf.c",
+    "close.bpf.c",
+    "state.bpf.c",
+)
+# Room for two configurations with every list full: the one in force and the next
+FILTER_VALUES = 2 * 4 * 2 * MAX_ITEMS  # pid, netns, comm, uid; include and exclude
+FILTER_NETWORKS = 2 * 2 * MAX_ITEMS
+_MECHANISM_NUMBERS = {"fexit": 1, "kretprobe": 2, "tracepoint": 3}
+
+
+@dataclass(frozen=True)
+class Module:
+    """What is fixed when the module is compiled. Bounds in nanoseconds, by histogram."""
+
+    bounds: dict[str, tuple[int, ...]]
+    max_series: int
+    max_tracked: int
+    ring_bytes: int
+    cgroup_map: str | None = None
+    mntns_map: str | None = None
+
+
+def text() -> str:
+    parts = ["#include <kernel_types.h>"]
+    for name in FILES:
+        parts += [f'#line 1 "{name}"', (FOLDER / name).read_text()]
+    return "\n".join(parts)
+
+
+def definitions(module: Module, mechanisms: dict[str, str], accept_arguments: int | None) -> list[str]:
+    """Compiler flags."""
+    values: dict[str, object] = {
+        "MAX_SERIES": module.max_series,
+        "MAX_TRACKED": module.max_tracked,
+        "FILTER_VALUES": FILTER_VALUES,
+        "FILTER_NETWORKS": FILTER_NETWORKS,
+        "MECHANISM_FEXIT": _MECHANISM_NUMBERS["fexit"],
+        "MECHANISM_KPROBE": _MECHANISM_NUMBERS["kretprobe"],
+        "CONNECT_MECHANISM": _MECHANISM_NUMBERS[mechanisms["connect"]],
+        "ACCEPT_MECHANISM": _MECHANISM_NUMBERS[mechanisms["accept"]],
+        "INET_CSK_ACCEPT_ARGS": accept_arguments or 0,
+    }
+    for name, path in (("CGROUP_MAP", module.cgroup_map), ("MNTNS_MAP", module.mntns_map)):
+        if path:
+            values[name] = '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    flags = [f"-D{name}={value}" for name, value in values.items()]
+    for histogram, bounds in module.bounds.items():
+        steps = " ".join(f"X({slot}, {bound})" for slot, bound in enumerate(bounds))
+        flags += [
+            f"-D{histogram.upper()}_BOUNDS(X)={steps}",
+            f"-D{histogram.upper()}_SLOTS={len(bounds) + 1}",
+        ]
+    # Linux 7 embeds tagged structs without a member name
+    return [*flags, "-fms-extensions", "-Wno-microsoft-anon-tag", "-Wno-address-of-packed-member"]

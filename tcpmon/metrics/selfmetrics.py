@@ -1,0 +1,166 @@
+"""What tcpmon says about itself, by prometheus_client: the daemon's state at the time of the scrape."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tcpmon import __version__, netns
+from tcpmon.kernel import libbpf
+from tcpmon.kernel.load import Loaded
+from tcpmon.kernel.probes import Probe
+from tcpmon.metrics import snapshot
+
+_STATISTICS_ON = Path("/proc/sys/kernel/bpf_stats_enabled")
+_NS = 1e9
+
+# Every way to lose an event, by stage: tcpmon's own counters (bpf/types.h), and one that is worked out.
+LOST_STAGES = {
+    "connection_table": "lost_connection",
+    "connect_table": "lost_connect",
+    "series_table": "lost_series",
+    "kernel_read": "lost_read",
+}
+RECURSION = "recursion"
+# Their misses lose a connect() that failed without a SYN. Of the other programs' misses none is a loss by
+# itself: the other copy takes over (bpf/state.bpf.c), or what was missed shows later, as lost_state.
+_NO_SECOND_CHANCE = ("enter_connect", "exit_connect", "kfunc__", "kretfunc__tcp")
+
+# Name, type, labels and meaning, for the collector below and for docs/metrics.md.
+SELF: Mapping[str, tuple[str, tuple[str, ...], str]] = {
+    "tcpmon_build_info": ("gauge", ("version", "kernel", "bcc"), "Versions; always 1."),
+    "tcpmon_netns_info": ("gauge", ("netns", "name"), "Names of network namespaces; always 1."),
+    "tcpmon_probe_info": ("gauge", ("event", "function", "mechanism"), "Hooks in use; always 1."),
+    "tcpmon_lost_events": ("counter", ("stage",), "Events that could not be counted or followed, by where."),
+    "tcpmon_series": ("gauge", (), "Label sets held in the kernel, _other not among them."),
+    "tcpmon_series_limit": ("gauge", (), "Label sets that there is room for (metrics.max_series)."),
+    "tcpmon_series_overflow": (
+        "counter",
+        (),
+        "Connections counted under _other because no label set was free.",
+    ),
+    "tcpmon_tracked_connections": (
+        "gauge",
+        (),
+        "Connections followed now: connecting, waiting for accept, open.",
+    ),
+    "tcpmon_tracked_connections_limit": ("gauge", (), "Connections that can be followed at once."),
+    "tcpmon_journal_events": ("counter", (), "Events logged to the journal."),
+    "tcpmon_config_last_reload_successful": (
+        "gauge",
+        (),
+        "Whether the last read of the configuration succeeded.",
+    ),
+    "tcpmon_config_last_reload_success_timestamp_seconds": (
+        "gauge",
+        (),
+        "When it last succeeded, Unix time.",
+    ),
+    "tcpmon_scrape_duration_seconds": ("gauge", (), "Time that this scrape took up to this line."),
+    "tcpmon_bpf_run_seconds": (
+        "counter",
+        ("program",),
+        "Time spent in BPF (sysctl kernel.bpf_stats_enabled=1).",
+    ),
+    "tcpmon_bpf_runs": (
+        "counter",
+        ("program",),
+        "Runs of a BPF program (sysctl kernel.bpf_stats_enabled=1).",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What of the daemon's state is told."""
+
+    series: int
+    series_limit: int
+    tracked_limit: int
+    journal_events: int
+    reload_ok: bool
+    reload_timestamp: float
+    scrape_seconds: Callable[[], float]
+
+
+class SelfCollector(Collector):
+    """One scrape's view. Everything read here works without privilege."""
+
+    def __init__(self, loaded: Loaded, state: State) -> None:
+        self._loaded = loaded
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        counters = snapshot.counters(self._loaded.tables["counters"])
+        infos = {name: libbpf.program_info(fd) for name, fd in self._loaded.programs.items()}
+        state = self._state
+        yield _single("tcpmon_build_info", 1, (__version__, platform.release(), self._loaded.bcc))
+        yield _family("tcpmon_netns_info", {(str(inum), name): 1 for inum, name in netns.names().items()})
+        yield _family("tcpmon_probe_info", dict.fromkeys(probe_rows(self._loaded.probes), 1))
+        yield _family("tcpmon_lost_events", {(stage,): n for stage, n in lost(counters, infos).items()})
+        yield _single("tcpmon_series", state.series)
+        yield _single("tcpmon_series_limit", state.series_limit)
+        yield _single("tcpmon_series_overflow", counters["overflow"])
+        yield _single("tcpmon_tracked_connections", counters["tracked"])
+        yield _single("tcpmon_tracked_connections_limit", state.tracked_limit)
+        yield _single("tcpmon_journal_events", state.journal_events)
+        yield _single("tcpmon_config_last_reload_successful", state.reload_ok)
+        yield _single("tcpmon_config_last_reload_success_timestamp_seconds", state.reload_timestamp)
+        if statistics_on():
+            yield _family(
+                "tcpmon_bpf_run_seconds", {(name,): i.run_time_ns / _NS for name, i in infos.items()}
+            )
+            yield _family("tcpmon_bpf_runs", {(name,): i.run_cnt for name, i in infos.items()})
+        yield _single("tcpmon_scrape_duration_seconds", state.scrape_seconds())
+
+
+def registry(loaded: Loaded, state: State) -> CollectorRegistry:
+    """A registry for one scrape: tcpmon's own metrics and the usual process_*."""
+    made = CollectorRegistry(auto_describe=False)
+    made.register(SelfCollector(loaded, state))
+    ProcessCollector(registry=made)
+    return made
+
+
+def probe_rows(probes: tuple[Probe, ...]) -> list[tuple[str, str, str]]:
+    """(event, function, mechanism). The socket's states serve every event."""
+    rows = []
+    for probe in probes:
+        events = (
+            ("connect", "accept", "close") if probe.program.startswith("state_changed") else (probe.event,)
+        )
+        rows += [(event, probe.function, probe.kind) for event in events]
+    return list(dict.fromkeys(rows))
+
+
+def lost(counters: Mapping[str, int], infos: Mapping[str, libbpf.ProgramInfo]) -> Mapping[str, int]:
+    """Events lost, by stage."""
+    misses = sum(int(i.recursion_misses) for name, i in infos.items() if name.startswith(_NO_SECOND_CHANCE))
+    by_stage = {stage: counters[counter] for stage, counter in LOST_STAGES.items()}
+    return by_stage | {RECURSION: counters["lost_state"] + misses}
+
+
+def statistics_on(source: Path = _STATISTICS_ON) -> bool:
+    try:
+        return source.read_text().strip() != "0"
+    except OSError:
+        return False  # a sandbox may hide /proc/sys: then there are no figures to show
+
+
+def _family(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:
+    kind, labels, meaning = SELF[name]
+    make = GaugeMetricFamily if kind == "gauge" else CounterMetricFamily
+    family = make(name, meaning, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
+    return family
+
+
+def _single(name: str, value: float, labels: tuple[str, ...] = ()) -> Metric:
+    return _family(name, {labels: value})

@@ -1,0 +1,123 @@
+"""Reading requests from and writing replies to a client's socket, within deadlines and a number of bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from tcpmon.web.connections import Connection, Connections, Phase
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+# What is written in one call: large enough for few system calls, small enough to tell a stall by.
+CHUNK_BYTES = 32 * 1024
+# A client that has not taken one chunk by then is not reading.
+WRITE_TIMEOUT_SECONDS = 30.0
+# After the last reply, what the client still sends is read and dropped: closing over unread data makes the
+# kernel send a reset, which can destroy the reply on its way.
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 256 * 1024
+
+
+class Hangup(Exception):
+    """The connection is over at once: the client left, was too slow, or must see a broken reply."""
+
+
+class RequestReader(io.BufferedReader):
+    """A socket's incoming bytes. `expect` sets what may come and until when; all else raises Hangup, or
+    http.client.LineTooLong (which http.server answers) for too many bytes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = _SocketInput(sock)
+        self._bytes_left = 0
+        super().__init__(self._socket, 8192)
+
+    def expect(self, seconds: float) -> None:
+        """The deadline for everything read from now on, however little comes at a time."""
+        self._socket.deadline = time.monotonic() + seconds
+
+    def allow(self, number: int) -> None:
+        """The number of bytes that the lines from now on may have together."""
+        self._bytes_left = number
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(self._bytes_left)
+        self._bytes_left -= len(line)
+        if line.endswith(b"\n"):
+            return line
+        if self._bytes_left == 0:
+            raise http.client.LineTooLong("request")
+        raise Hangup("closed in the middle of a request")
+
+
+class _SocketInput(io.RawIOBase):
+    deadline = 0.0
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        return receive_into(self._sock, buffer, self.deadline)
+
+
+class ReplyWriter(io.BufferedIOBase):
+    """A socket's outgoing bytes, unbuffered. After a failure, closing the socket resets it: the kernel is to
+    keep nothing for a client that does not read."""
+
+    def __init__(self, connection: Connection, connections: Connections) -> None:
+        self._connection = connection
+        self._connections = connections
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        view = memoryview(data)
+        self._connections.enter(self._connection, Phase.WRITING)
+        try:
+            for start in range(0, len(view), CHUNK_BYTES):
+                self._connection.sock.settimeout(WRITE_TIMEOUT_SECONDS)
+                self._connection.sock.sendall(view[start : start + CHUNK_BYTES])
+        except OSError as error:
+            reset_on_close(self._connection.sock)
+            raise Hangup(f"writing: {error}") from error
+        self._connections.enter(self._connection, Phase.WORKING)
+        return len(view)
+
+
+def receive_into(sock: socket.socket, buffer: WriteableBuffer, deadline: float) -> int:
+    """recv_into until `deadline` (time.monotonic); 0 at the end of the stream."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise Hangup("took too long to send a request")
+    try:
+        sock.settimeout(left)
+        return sock.recv_into(buffer)
+    except OSError as error:
+        raise Hangup(f"reading: {error}") from error
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Closing will drop what is unsent and reset the connection: no client can take it for a proper end."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def say_goodbye(sock: socket.socket) -> None:
+    """Tell the client that no more comes, and wait a little for it to leave."""
+    deadline = time.monotonic() + LINGER_SECONDS
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+    scrap = bytearray(4096)
+    received = 0
+    while received < LINGER_BYTES and (number := receive_into(sock, scrap, deadline)):
+        received += number

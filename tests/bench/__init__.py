@@ -1,0 +1,1 @@
+"""Figures, not tests: what tcpmon costs here, beside a naive bcc script. `python -m tests.bench -h`."""

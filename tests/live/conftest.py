@@ -1,0 +1,71 @@
+"""Fixtures of the truth suite: a daemon, namespaces, names and helpers, all of them real."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from harness.daemon import Daemon
+from harness.helpers import Helpers, build
+from harness.netns import Netns, netns, veth_pair
+from harness.require import require_privileges
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def privileges() -> None:
+    require_privileges()
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(privileges: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with Daemon(tmp_path_factory.mktemp("daemon")) as running:
+        yield running
+
+
+@pytest.fixture
+def daemon(shared_daemon: Daemon) -> Iterator[Daemon]:
+    """The session's daemon with the default configuration; the test must leave it without a lost event."""
+    yield shared_daemon
+    assert not shared_daemon.scrape().losses()
+
+
+@pytest.fixture
+def start_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """start_daemon(config={...}, lossy=False): a daemon of the test's own, stopped and judged at the end."""
+    with ExitStack() as running:
+
+        def start(config: dict[str, Any] | None = None, *, lossy: bool = False) -> Daemon:
+            folder = tmp_path_factory.mktemp("own-daemon")
+            return running.enter_context(Daemon(folder, config, lossy=lossy))
+
+        yield start
+
+
+@pytest.fixture
+def ns(privileges: None) -> Iterator[Netns]:
+    """A fresh network namespace with lo up."""
+    with netns() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def pair(privileges: None) -> Iterator[tuple[Netns, Netns]]:
+    """Two fresh namespaces joined by a veth: (left, right)."""
+    with veth_pair() as both:
+        yield both
+
+
+@pytest.fixture
+def comm() -> str:
+    """A comm that no other test has; room for a suffix (`comm + ".s"`) within 15 bytes."""
+    return f"tm{next(_names)}"
+
+
+@pytest.fixture(scope="session")
+def helpers(privileges: None, tmp_path_factory: pytest.TempPathFactory) -> Helpers:
+    return build(tmp_path_factory.mktemp("helpers"))

@@ -1,0 +1,134 @@
+"""The daemon under test: a real `tcpmon run` as root, started, scraped, reloaded and stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from .metrics import Counts, Metrics, parse
+from .netns import Netns
+from .polling import eventually, settled
+
+READY = re.compile(r"^tcpmon: ready, serving (\S+)", re.MULTILINE)
+START_S = 20.0
+SCRAPE_S = 10.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Daemon:
+    """A running daemon with the defaults plus `config`. `lossy` says that this test makes it lose events."""
+
+    def __init__(self, folder: Path, config: dict[str, Any] | None = None, *, lossy: bool = False) -> None:
+        self.config_path, self.stderr_path = folder / "tcpmon.yaml", folder / "stderr"
+        self.lossy = lossy
+        self._listen = f"127.0.0.1:{free_port()}"
+        self.write_config(config or {})
+        with self.stderr_path.open("wb") as stderr:
+            command = [sys.executable, "-m", "tcpmon", "run", "-c", str(self.config_path)]
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
+        try:
+            self.url = eventually(self._ready, START_S)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def stderr(self) -> str:
+        return self.stderr_path.read_text(errors="replace")
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the file only (`listen` is added); see `reload`."""
+        self.config_path.write_text(yaml.safe_dump({"listen": self._listen, **config}))
+
+    def get(self, path: str = "/metrics", **headers: str) -> str:
+        """The body of a GET; header names are given with underscores."""
+        request = urllib.request.Request(self.url.removesuffix("/metrics") + path)
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
+        with urllib.request.urlopen(request, timeout=SCRAPE_S) as answer:
+            return str(answer.read().decode())
+
+    def scrape(self, only: str = "") -> Metrics:
+        """All samples, or those whose line contains `only`."""
+        return parse(self.get(), only)
+
+    def expect(self, want: Counts, ns: Netns, comm: str, deadline_s: float = 10.0, **labels: str) -> Metrics:
+        """Assert that what `comm` did in `ns` comes to exactly `want` and stays there, identities and all."""
+        where = {"netns": ns.inum, "comm": comm, **labels}
+
+        def check() -> Metrics:
+            scrape = self.scrape(f'netns="{ns.inum}"')
+            got = scrape.counts(**where)
+            assert got == want, f"{where}\n want {want}\n got  {got}"
+            return scrape
+
+        scrape = settled(check, deadline_s)
+        scrape.identities(**where)
+        return scrape
+
+    def reload(self, config: dict[str, Any]) -> bool:
+        """Write the file, send SIGHUP, wait for the outcome: True if the daemon took it.
+
+        A refusal is only seen if the reload before it was not refused as well.
+        """
+        stamp = "tcpmon_config_last_reload_success_timestamp_seconds"
+        before = self.scrape().value(stamp)
+        self.write_config(config)
+        os.kill(self.pid, signal.SIGHUP)
+
+        def outcome() -> bool:
+            scrape = self.scrape()
+            taken = scrape.value(stamp) != before
+            assert taken or scrape.value("tcpmon_config_last_reload_successful") == 0, "SIGHUP: no outcome"
+            return taken
+
+        return eventually(outcome)
+
+    def stop(self) -> None:
+        """SIGTERM: it must have lost nothing, exit with 0 and leave no traceback."""
+        losses = {} if self.lossy else self.scrape().losses()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"SIGTERM did not end the daemon\n{self.stderr()}") from None
+        assert status == 0, f"exit status {status}\n{self.stderr()}"
+        assert "Traceback" not in self.stderr(), self.stderr()
+        assert not losses, f"the daemon lost events: {losses}"
+
+    def _ready(self) -> str:
+        status = self.process.poll()
+        if status is not None:
+            raise RuntimeError(f"the daemon ended with {status} before it was ready\n{self.stderr()}")
+        line = READY.search(self.stderr())
+        assert line, f"no ready line within {START_S} s\n{self.stderr()}"
+        return line[1]
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()

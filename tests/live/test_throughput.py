@@ -1,0 +1,104 @@
+"""Full speed: every count exact, nothing lost, nothing counted twice."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import socket
+import subprocess
+
+from harness.blackhole import reach, silence
+from harness.daemon import Daemon
+from harness.expect import Who, expect_pairs
+from harness.helpers import Helpers
+from harness.metrics import Counts
+from harness.netns import RIGHT4, Netns
+from harness.oracle import snmp
+from harness.traffic import Way, accept4, drain, finish_connect, listen
+from harness.workload import Link, spawn
+
+PER_PROCESS = 20_000
+PROCESSES = 4
+PORT = 4242
+
+
+def start_loop(ns: Netns, helpers: Helpers, comm: str, count: int, number: int) -> subprocess.Popen[str]:
+    """A process that connects to itself `count` times, on an address of its own."""
+    return ns.exec(helpers.named("loop", comm), str(count), f"127.0.0.{1 + number}", str(PORT))
+
+
+def loops(count: int) -> Counts:
+    """The story of a process that was both ends of `count` connections."""
+    return Counts(attempts=count, connects=count, accepts=count, closes_client=count, closes_server=count)
+
+
+def test_four_processes_at_full_speed(daemon: Daemon, ns: Netns, helpers: Helpers, comm: str) -> None:
+    ns.sysctl("net.ipv4.ip_local_port_range", "10000 65000")
+    names = [f"{comm}.{number}" for number in range(PROCESSES)]
+    loops = [start_loop(ns, helpers, name, PER_PROCESS, number) for number, name in enumerate(names)]
+    for loop in loops:
+        with loop:
+            assert loop.wait(120) == 0
+    for name in names:
+        daemon.expect(loops(PER_PROCESS), ns, name, port=str(PORT))
+    scrape = daemon.scrape()
+    assert scrape.sum("tcpmon_connects_total", netns=ns.inum) == PROCESSES * PER_PROCESS
+    assert not scrape.losses()
+    kernel = snmp(ns)
+    assert (kernel.active_opens, kernel.passive_opens) == (PROCESSES * PER_PROCESS,) * 2
+
+
+def raise_file_limit() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connect_late(link: Link, port: int, count: int) -> None:
+    """Connects whose SYN-ACK comes a second later, in a timer's interrupt, whatever the CPU is doing then."""
+    raise_file_limit()
+    socks = [socket.socket() for _ in range(count)]
+    for sock in socks:
+        sock.setblocking(False)
+        assert sock.connect_ex((RIGHT4, port)) == errno.EINPROGRESS
+    link.say("connecting")
+    for sock in socks:
+        assert finish_connect(sock) == 0
+    for sock in socks:
+        sock.close()
+
+
+def serve_many(link: Link, count: int) -> None:
+    raise_file_limit()
+    listener = listen(Way(socket.AF_INET, socket.AF_INET, RIGHT4, "0.0.0.0"))
+    link.say(listener.getsockname()[1])
+    link.hear()
+    held = [accept4(listener) for _ in range(count)]
+    for sock in held:
+        drain(sock)
+        sock.close()
+
+
+def test_interrupted_in_the_middle_of_counting(
+    daemon: Daemon, pair: tuple[Netns, Netns], ns: Netns, helpers: Helpers, comm: str
+) -> None:
+    """Handshakes that end in interrupts while both CPUs count others: a step is easily skipped there."""
+    left, right = pair
+    count, server = 1999, comm + ".s"
+    right.sysctl("net.core.somaxconn", 4096)
+    ns.sysctl("net.ipv4.ip_local_port_range", "10000 65000")
+    silence(left, RIGHT4)
+    busy = [start_loop(ns, helpers, f"{comm}.{number}", 50_000, number) for number in range(2)]
+    with spawn(right, server, serve_many, count) as child:
+        port = child.hear()
+        with spawn(left, comm, connect_late, port, count) as client:
+            client.hear()
+            reach(left, RIGHT4, right)
+            child.say()
+            client.result()
+        child.result()
+    for loop in busy:
+        with loop:
+            assert loop.wait(60) == 0
+    expect_pairs(daemon, count, port, Who(left, comm), Who(right, server))
+    for number in range(2):
+        daemon.expect(loops(50_000), ns, f"{comm}.{number}")
