@@ -11,6 +11,7 @@ from dataclasses import replace
 from tcpmon import config as configuration
 from tcpmon import privileges
 from tcpmon.config import Config
+from tcpmon.config.kinds import map_problem
 from tcpmon.errors import TcpmonError
 from tcpmon.kernel import control, load, source
 from tcpmon.kernel.load import Loaded
@@ -89,12 +90,16 @@ class Daemon:
             self.reload()
         log.info("ending on %s", signal.Signals(number).name)
 
+    def _map_problem(self, path: str) -> str | None:
+        """As at the start, but for the maps in use: those may be out of reach without privilege."""
+        filters = self._status.config.filters
+        return None if path in (filters.cgroup_map, filters.mntns_map) else map_problem(path)
+
     def reload(self) -> None:
         """Reads the file anew. With a fault nothing changes; what needs a restart keeps its value."""
         old = self._status.config
         try:
-            # Pinned maps keep their old value, and may be out of reach by now
-            new = configuration.load(self._path, check_map=lambda _path: None)
+            new = configuration.load(self._path, check_map=self._map_problem)
             for key in configuration.changed_restart_only(old, new):
                 log.warning("%s cannot change while running: it keeps its value until a restart", key)
             new = configuration.with_restart_only_of(old, new)

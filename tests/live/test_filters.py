@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -238,8 +239,19 @@ def test_netns_by_pid(start_daemon: Callable[..., Daemon], actors: tuple[Actor, 
     expect_only(daemon, {}, actors, actors[0], live=False)
 
 
-def test_netns_by_pid_live(filtered: Daemon, actors: tuple[Actor, Actor]) -> None:
-    expect_only(filtered, {"netns": [f"pid:{actors[0].client.pid}"]}, actors, actors[0])
+def test_netns_by_pid_is_for_the_start(filtered: Daemon, actors: tuple[Actor, Actor]) -> None:
+    """Without privilege nobody may look at another's namespace: a reload says so, and changes nothing."""
+    netns = f"pid:{actors[0].client.pid}"
+    filtered.write_config({"filters": {"netns": [netns]}})
+    os.kill(filtered.pid, signal.SIGHUP)
+    successful = "tcpmon_config_last_reload_successful"
+
+    def refused() -> None:
+        assert filtered.scrape(successful).value(successful) == 0
+
+    eventually(refused)
+    assert f"{netns}" in filtered.stderr()
+    reload(filtered, {})
 
 
 def test_netns_self(filtered: Daemon, actors: tuple[Actor, Actor], comm: str) -> None:

@@ -198,7 +198,7 @@ def test_other_methods(daemon: Daemon, method: str) -> None:
         assert sock.recv(12) == b"HTTP/1.1 405"
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/metrics/", "//", "/-/", "/..", "/etc/passwd", "/-/quit"])
+@pytest.mark.parametrize("path", ["/nowhere", "/metrics/", "/-/", "/..", "/etc/passwd", "/-/quit"])
 def test_other_paths(daemon: Daemon, path: str) -> None:
     with dial(daemon) as sock:
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

@@ -152,7 +152,7 @@ def test_fastopen_refused(daemon: Daemon, fastopen: Netns, comm: str, client: Ca
 
 
 def test_fastopen_unreachable(daemon: Daemon, fastopen: Netns, comm: str) -> None:
-    """No route: the failure comes before any SYN, and from sendto(2)."""
+    """No route: the failure comes before any SYN, and from sendto(2), which the tracepoints do not watch."""
 
     def nowhere() -> None:
         for _ in range(COUNT):
@@ -161,7 +161,9 @@ def test_fastopen_unreachable(daemon: Daemon, fastopen: Netns, comm: str) -> Non
             assert caught.value.errno == errno.ENETUNREACH
 
     run(fastopen, comm, nowhere)
-    daemon.expect(Counts(attempts=COUNT, failures={"unreachable": COUNT}), fastopen, comm, port="9")
+    seen = COUNT if "tcp_v4_connect" in daemon.get() else 0  # fexit and kretprobe do; README, Kernels
+    failures = {"unreachable": seen} if seen else {}
+    daemon.expect(Counts(attempts=seen, failures=failures), fastopen, comm, port="9")
 
 
 def test_fastopen_given_up_before_the_syn(daemon: Daemon, fastopen: Netns, comm: str) -> None:

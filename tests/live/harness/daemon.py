@@ -70,6 +70,10 @@ class Daemon:
         """All samples, or those whose line contains `only`."""
         return parse(self.get(), only)
 
+    def losses(self) -> dict[str, float]:
+        """What it lost so far, by stage."""
+        return self.scrape("tcpmon_lost_events_total").losses()
+
     def expect(self, want: Counts, ns: Netns, comm: str, deadline_s: float = 10.0, **labels: str) -> Metrics:
         """Assert that what `comm` did in `ns` comes to exactly `want` and stays there, identities and all."""
         where = {"netns": ns.inum, "comm": comm, **labels}
@@ -104,7 +108,7 @@ class Daemon:
 
     def stop(self) -> None:
         """SIGTERM: it must have lost nothing, exit with 0 and leave no traceback."""
-        losses = {} if self.lossy else self.scrape().losses()
+        losses = {} if self.lossy else self.losses()
         self.process.send_signal(signal.SIGTERM)
         try:
             status = self.process.wait(10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from .netns import Netns, sh
 
@@ -16,17 +16,14 @@ class Snmp:
     attempt_fails: int
     estab_resets: int
     curr_estab: int
+    retransmitted: int
 
     def __sub__(self, before: Snmp) -> Snmp:
-        pairs = zip(_numbers(self), _numbers(before), strict=True)
+        pairs = zip(astuple(self), astuple(before), strict=True)
         return Snmp(*(now - then for now, then in pairs))
 
 
-def _numbers(snmp: Snmp) -> tuple[int, ...]:
-    return (snmp.active_opens, snmp.passive_opens, snmp.attempt_fails, snmp.estab_resets, snmp.curr_estab)
-
-
-_FIELDS = ("ActiveOpens", "PassiveOpens", "AttemptFails", "EstabResets", "CurrEstab")
+_FIELDS = ("ActiveOpens", "PassiveOpens", "AttemptFails", "EstabResets", "CurrEstab", "RetransSegs")
 
 
 def snmp(ns: Netns) -> Snmp:
