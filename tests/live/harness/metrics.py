@@ -64,9 +64,9 @@ class Metrics:
         """What was lost, by stage; empty when nothing was.
 
         Stage recursion is left to the counts themselves. On the kernel that these tests were written on
-        (6.18, a hypervisor's), softirqs that run on top of certain threads of the host reach ftrace's probes and no
-        BPF program, so that a step may be missing that tcpmon can only notice later. Kernels 6.1 and 6.12
-        have none of this.
+        (6.18, a hypervisor's), softirqs that run on top of certain threads of the host reach ftrace's probes
+        and no BPF program, so that a step may be missing that tcpmon can only notice later. Kernels 6.1 and
+        6.12 have none of this.
         """
         self.lost()
         rows = self.series("tcpmon_lost_events_total")
