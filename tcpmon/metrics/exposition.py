@@ -1,25 +1,41 @@
 """Rows to Prometheus text and OpenMetrics, in pieces, so that a large answer is never held whole.
 
-prometheus_client's generate_latest makes an object of each sample and one string of all: at 10,000 label sets
-some hundred megabytes. It stays the judge: tests parse both with its parsers, and demand equality.
+What a label set's lines look like is laid out once, as a template for each family; a row then costs a
+replacement and a `%`. prometheus_client's generate_latest makes an object of each sample and one string of
+all, which at 10,000 label sets takes many times as long and some hundred megabytes. It stays the judge: tests
+parse both with its parsers, and demand equality.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
 
 from prometheus_client.utils import floatToGoString
 
 from tcpmon.kernel.load import Layout
 from tcpmon.metrics.families import CLIENT, FAMILIES, SERVER, Family, Field, Histogram, Part, Sample
-from tcpmon.metrics.snapshot import WORD, Words
+from tcpmon.metrics.snapshot import WORD, Numbers
 
 _NS = 1e9
 _PIECE_ROWS = 256
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
-Rows = Sequence[tuple[tuple[str, ...], Words]]
-Number = Callable[[Words], int]
-Line = Callable[[str, Words], str]
+_OWN = "\0"  # in a template: where the label set's own labels go; no text from outside has it
+Rows = Sequence[tuple[tuple[str, ...], Numbers]]
+Values = Callable[[Numbers], tuple[object, ...]]
+Number = Callable[[Numbers], int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The lines that a label set has in a family, for one side: shown where `side` was used and `values` has
+    any to fill the template in with."""
+
+    side: str
+    template: str
+    values: Values
 
 
 class Exposition:
@@ -29,66 +45,85 @@ class Exposition:
         self._layout = layout
         self._bounds = bounds
         self._uses = {CLIENT: self._number(Field("attempts")), SERVER: self._number(Field("accepts"))}
+        # With labels and without any: braces and commas differ
+        self._blocks = {labelled: self._all_blocks(labelled) for labelled in (True, False)}
 
     def render(self, rows: Rows, labels: Sequence[str], openmetrics: bool) -> Iterator[bytes]:
         """`rows` as snapshot.merge makes them for `labels`; each family's text in pieces."""
-        prefixed = [(_prefix(labels, values), words) for values, words in rows]
+        prefixed = [(_prefix(labels, values), numbers) for values, numbers in rows]
         sides = {side: [row for row in prefixed if uses(row[1])] for side, uses in self._uses.items()}
-        for family in FAMILIES:
+        for family, blocks in zip(FAMILIES, self._blocks[bool(labels)], strict=True):
             yield _head(family, openmetrics).encode()
-            lines = self._histogram(family) if isinstance(family, Histogram) else self._family(family)
-            for side, line in lines:
-                of_side = sides[side]
+            for block in blocks:
+                of_side = sides[block.side]
                 for first in range(0, len(of_side), _PIECE_ROWS):
-                    yield "".join(line(*row) for row in of_side[first : first + _PIECE_ROWS]).encode()
+                    yield _lines(block, of_side[first : first + _PIECE_ROWS])
 
-    def _slots(self, field: Field) -> slice:
+    def _all_blocks(self, labelled: bool) -> list[list[Block]]:
+        return [
+            self._histogram(family, labelled)
+            if isinstance(family, Histogram)
+            else self._family(family, labelled)
+            for family in FAMILIES
+        ]
+
+    def _family(self, family: Family, labelled: bool) -> list[Block]:
+        name = family.name + ("_total" if family.kind == "counter" else "")
+        return [
+            self._samples(name, side, list(samples), labelled)
+            for side, samples in groupby(family.samples, key=lambda sample: sample.side)
+        ]
+
+    def _samples(self, name: str, side: str, samples: Sequence[Sample], labelled: bool) -> Block:
+        lines = [f"{name}{_braces(sample.labels, labelled)} %d\n" for sample in samples]
+        numbers = [self._difference(sample) for sample in samples]
+        if len(numbers) == 1:
+            (only,) = numbers
+            return Block(side, lines[0], lambda row: (only(row),))
+        return Block(side, "".join(lines), lambda row: tuple([number(row) for number in numbers]))
+
+    def _histogram(self, family: Histogram, labelled: bool) -> list[Block]:
+        bounds = [*map(floatToGoString, self._bounds[family.bounds]), "+Inf"]
+        return [self._buckets(family.name, part, bounds, labelled) for part in family.parts]
+
+    def _buckets(self, name: str, part: Part, bounds: Sequence[str], labelled: bool) -> Block:
+        slots, sum_ns = self._unpacker(Field(part.slots)), self._number(part.sum_ns)
+        lines = [f"{name}_bucket{_braces((*part.labels, ('le', bound)), labelled)} %d\n" for bound in bounds]
+        braces = _braces(part.labels, labelled)
+        lines += [f"{name}_count{braces} %d\n", f"{name}_sum{braces} %r\n"]
+
+        def values(row: Numbers) -> tuple[object, ...]:
+            buckets = tuple(accumulate(slots(row)))
+            if not (total := buckets[-1]):
+                return ()  # a histogram without a sample says nothing
+            return *buckets, total, sum_ns(row) / _NS
+
+        return Block(part.side, "".join(lines), values)
+
+    def _unpacker(self, field: Field) -> Callable[[Numbers], tuple[int, ...]]:
         offset, size = self._layout.fields[field.name]
-        if field.slot is None:
-            return slice(offset // WORD, (offset + size) // WORD)
-        return slice(offset // WORD + field.slot, offset // WORD + field.slot + 1)
+        if field.slot is not None:
+            offset, size = offset + field.slot * WORD, WORD
+        unpack = struct.Struct(f"={size // WORD}Q").unpack_from
+        return lambda row: unpack(row, offset)
 
     def _number(self, field: Field) -> Number:
-        slots = self._slots(field)
-        if slots.stop - slots.start == 1:
-            index = slots.start
-            return lambda words: words[index]
-        return lambda words: sum(words[slots])
+        unpack = self._unpacker(field)
+        return lambda row: sum(unpack(row))
 
-    def _family(self, family: Family) -> Iterator[tuple[str, Line]]:
-        name = family.name + ("_total" if family.kind == "counter" else "")
-        for sample in family.samples:
-            yield sample.side, self._line(name, sample)
-
-    def _line(self, name: str, sample: Sample) -> Line:
-        labels, plus = _own(sample.labels), self._number(sample.plus)
+    def _difference(self, sample: Sample) -> Number:
+        plus = self._number(sample.plus)
         if sample.minus is None:
-            return lambda prefix, words: f"{name}{_braces(prefix, labels)} {plus(words)}\n"
+            return plus
         minus = self._number(sample.minus)
-        return lambda prefix, words: f"{name}{_braces(prefix, labels)} {plus(words) - minus(words)}\n"
+        return lambda row: plus(row) - minus(row)
 
-    def _histogram(self, family: Histogram) -> Iterator[tuple[str, Line]]:
-        bounds = [*map(floatToGoString, self._bounds[family.bounds]), "+Inf"]
-        for part in family.parts:
-            yield part.side, self._buckets(family.name, part, bounds)
 
-    def _buckets(self, name: str, part: Part, bounds: Sequence[str]) -> Line:
-        labels, slots, sum_ns = _own(part.labels), self._slots(Field(part.slots)), self._number(part.sum_ns)
-        ends = [f'le="{bound}"}} ' for bound in bounds]
-
-        def lines(prefix: str, words: Words) -> str:
-            own = ",".join(filter(None, (prefix, labels)))
-            start = f"{name}_bucket{{{own}," if own else f"{name}_bucket{{"
-            braces, total, text = f"{{{own}}}" if own else "", 0, []
-            for end, slot in zip(ends, words[slots], strict=True):
-                total += slot
-                text.append(f"{start}{end}{total}\n")
-            if not total:
-                return ""  # a histogram without a sample says nothing
-            text.append(f"{name}_count{braces} {total}\n{name}_sum{braces} {sum_ns(words) / _NS!r}\n")
-            return "".join(text)
-
-        return lines
+def _lines(block: Block, rows: Sequence[tuple[str, Numbers]]) -> bytes:
+    template, values = block.template, block.values
+    return "".join(
+        [template.replace(_OWN, prefix) % filled for prefix, row in rows if (filled := values(row))]
+    ).encode()
 
 
 def _head(family: Family | Histogram, openmetrics: bool) -> str:
@@ -98,15 +133,12 @@ def _head(family: Family | Histogram, openmetrics: bool) -> str:
 
 
 def _prefix(labels: Sequence[str], values: Sequence[str]) -> str:
-    return ",".join(
-        f'{label}="{value.translate(_ESCAPES)}"' for label, value in zip(labels, values, strict=True)
-    )
+    """A label set's own labels, for a template: % is doubled."""
+    pairs = zip(labels, values, strict=True)
+    return ",".join([f'{label}="{value.translate(_ESCAPES)}"' for label, value in pairs]).replace("%", "%%")
 
 
-def _own(labels: Sequence[tuple[str, str]]) -> str:
-    return ",".join(f'{label}="{value}"' for label, value in labels)
-
-
-def _braces(prefix: str, labels: str) -> str:
-    both = ",".join(filter(None, (prefix, labels)))
-    return f"{{{both}}}" if both else ""
+def _braces(labels: Sequence[tuple[str, str]], labelled: bool) -> str:
+    parts = [_OWN] if labelled else []
+    parts += [f'{label}="{value}"' for label, value in labels]
+    return f"{{{','.join(parts)}}}" if parts else ""

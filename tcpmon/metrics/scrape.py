@@ -53,7 +53,7 @@ class Scraper:
         rows = snapshot.merge(found, labels)
         yield from self._exposition.render(rows, labels, "openmetrics" in content_type)
         state = selfmetrics.State(
-            series=sum(of.comm != snapshot.OTHER or of.netns != snapshot.OTHER for of, _words in found),
+            series=sum(of.comm != snapshot.OTHER or of.netns != snapshot.OTHER for of, _numbers in found),
             series_limit=status.config.metrics.max_series,
             tracked_limit=status.config.connections.max_tracked,
             journal_events=0,  # events.journal cannot be switched on in this version

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tcpmon.kernel import libbpf
 from tcpmon.kernel.load import Table
@@ -37,18 +38,18 @@ class LabelSet:
     port: str | None
 
 
-Words = Sequence[int]  # struct series as 64-bit words
-Row = tuple[LabelSet, Words]
+Numbers: TypeAlias = "memoryview | array[int]"  # struct series: 64-bit words in the machine's order
+Row = tuple[LabelSet, Numbers]
 
 
 def rows(series: Table) -> list[Row]:
     """All label sets, read in batches."""
     found: list[Row] = []
-    words = series.value.size // WORD
-    for count, keys, values in libbpf.read_batches(series.fd, series.key.size, series.value.size):
+    key_size, words = series.key.size, series.value.size // WORD
+    for count, keys, values in libbpf.read_batches(series.fd, key_size, series.value.size):
         numbers = memoryview(values).cast("Q")
         for index in range(count):
-            key = keys[index * series.key.size : (index + 1) * series.key.size]
+            key = keys[index * key_size : (index + 1) * key_size]
             found.append((label_set(key), numbers[index * words : (index + 1) * words]))
     return found
 
@@ -72,13 +73,13 @@ def comm_text(comm: bytes) -> str:
     return text.replace("\\", "\\\\") if "\\x" in text else text
 
 
-def merge(found: Iterable[Row], labels: Sequence[str]) -> list[tuple[tuple[str, ...], Words]]:
+def merge(found: Iterable[Row], labels: Sequence[str]) -> list[tuple[tuple[str, ...], Numbers]]:
     """Rows by the labels in force, sorted: what differs only in other labels is added up."""
-    merged: dict[tuple[str, ...], Words] = {}
-    for of, words in found:
+    merged: dict[tuple[str, ...], Numbers] = {}
+    for of, numbers in found:
         key = tuple(getattr(of, label) or "" for label in labels)
         before = merged.get(key)
-        merged[key] = words if before is None else array("Q", map(_add, before, words))
+        merged[key] = numbers if before is None else array("Q", map(_add, before, numbers))
     return sorted(merged.items(), key=lambda item: item[0])
 
 

@@ -88,6 +88,11 @@ class Connections:
         with self._changed:
             connection.phase, connection.since = phase, time.monotonic()
 
+    def go_on(self, connection: Connection, phase: Phase) -> None:
+        """Like enter, but how long its client has kept us waiting does not start anew."""
+        with self._changed:
+            connection.phase = phase
+
     def shed(self, timeout: float) -> None:
         """Out of descriptors or memory: evict one; return when one has left or after `timeout` seconds."""
         with self._changed:

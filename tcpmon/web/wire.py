@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import select
 import socket
 import struct
 import time
@@ -33,8 +34,8 @@ class RequestReader(io.BufferedReader):
     """A socket's incoming bytes. `expect` sets what may come and until when; all else raises Hangup, or
     http.client.LineTooLong (which http.server answers) for too many bytes."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = _SocketInput(sock)
+    def __init__(self, connection: Connection, connections: Connections) -> None:
+        self._socket = _SocketInput(connection, connections)
         self._bytes_left = 0
         super().__init__(self._socket, 8192)
 
@@ -57,16 +58,23 @@ class RequestReader(io.BufferedReader):
 
 
 class _SocketInput(io.RawIOBase):
+    """Waits until the socket is ready, and says that it has ended waiting before it takes the bytes. Others see
+    a connection that is ready or at work, and not one that seems to wait for its client."""
+
     deadline = 0.0
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, connection: Connection, connections: Connections) -> None:
+        self._connection = connection
+        self._connections = connections
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        return receive_into(self._sock, buffer, self.deadline)
+        self._connections.go_on(self._connection, Phase.READING)
+        wait_readable(self._connection.sock, self.deadline)
+        self._connections.go_on(self._connection, Phase.WORKING)
+        return receive_into(self._connection.sock, buffer, self.deadline)
 
 
 class ReplyWriter(io.BufferedIOBase):
@@ -92,6 +100,14 @@ class ReplyWriter(io.BufferedIOBase):
             raise Hangup(f"writing: {error}") from error
         self._connections.enter(self._connection, Phase.WORKING)
         return len(view)
+
+
+def wait_readable(sock: socket.socket, deadline: float) -> None:
+    """Returns when there are bytes, the end or an error to read; raises Hangup at `deadline`."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise Hangup("took too long to send a request")
 
 
 def receive_into(sock: socket.socket, buffer: WriteableBuffer, deadline: float) -> int:

@@ -67,8 +67,9 @@ def pair(privileges: None) -> Iterator[tuple[Netns, Netns]]:
 
 @pytest.fixture
 def comm() -> str:
-    """A comm that no other test has; room for a suffix (`comm + ".s"`) within 15 bytes."""
-    return f"t{os.getpid() % 4096:x}.{next(_names)}"
+    """A comm that no other test has; room for a suffix (`comm + ".s"`) within 15 bytes. No dot: it also names
+    pinned maps, and a BPF file system has no names with dots."""
+    return f"t{os.getpid() % 4096:x}-{next(_names)}"
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from harness.daemon import Daemon
 from harness.expect import Who, accepted, expect_accepted, expect_opened, expect_pairs, opened
 from harness.metrics import Counts
 from harness.netns import LEFT4, RIGHT4, Netns
-from harness.oracle import snmp, sockets
+from harness.oracle import snmp, sockets, time_waits
 from harness.polling import eventually
 from harness.traffic import (
     Way,
@@ -246,7 +246,7 @@ def test_thousands_in_time_wait(daemon: Daemon, ns: Netns, comm: str) -> None:
     expect_pairs(daemon, count, port, Who(ns, comm), Who(ns, name))
 
     def check() -> None:
-        assert len(sockets(ns, "time-wait")) == count
+        assert time_waits(ns) == count
 
     eventually(check)
 

@@ -37,3 +37,11 @@ def snmp(ns: Netns) -> Snmp:
 def sockets(ns: Netns, state: str = "all") -> list[str]:
     """ss(8)'s lines for the namespace's TCP sockets in a state: `established`, `time-wait`, ..."""
     return sh(f"ip netns exec {ns.name} ss -Htan state {state}").splitlines()
+
+
+def time_waits(ns: Netns) -> int:
+    """How many of the namespace's connections have been in TIME_WAIT. Not those in it now: where the last FIN
+    finds its socket just being replaced, it is answered with a reset, and that ends TIME_WAIT at once."""
+    lines = sh(f"ip netns exec {ns.name} cat /proc/net/netstat").splitlines()
+    names, values = (line.split() for line in lines if line.startswith("TcpExt:"))
+    return int(dict(zip(names, values, strict=True))["TW"])
