@@ -58,8 +58,8 @@ class RequestReader(io.BufferedReader):
 
 
 class _SocketInput(io.RawIOBase):
-    """Waits until the socket is ready, and says that it has ended waiting before it takes the bytes. Others see
-    a connection that is ready or at work, and not one that seems to wait for its client."""
+    """Waits until the socket is ready, and says that it has ended waiting before it takes the bytes. Others
+    see a connection that is ready or at work, and not one that seems to wait for its client."""
 
     deadline = 0.0
 
