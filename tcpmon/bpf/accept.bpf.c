@@ -91,26 +91,29 @@ static __always_inline void take(struct sock *sk, struct connection *conn, bool 
 }
 
 static __always_inline int accepted(struct sock *sk) {
-	struct connection *conn;
+	struct connection *conn = connections.lookup(&sk);
 
-	if (!sk || !is_tcp(sk))
-		return 0;
-	conn = connections.lookup(&sk);
 	if (conn && !waits(conn))
 		return 0;
 	take(sk, conn, true);
-	conn = connections.lookup(&sk);
-	if (conn && is_open(conn) && *(volatile u64 *)&conn->closed_ns) // reset while it waited
+	if (!conn)
+		conn = connections.lookup(&sk);
+	// Reset while it waited. Where the entry is another's by now, end() finds none to remove.
+	if (conn && is_open(conn) && *(volatile u64 *)&conn->closed_ns)
 		end(sk, conn, NOT_FAILED, conn->closed_ns);
 	return 0;
 }
 
+static __always_inline int inet_csk_accepted(struct sock *sk) { return sk && is_tcp(sk) ? accepted(sk) : 0; }
+
 #if ACCEPT_MECHANISM == MECHANISM_FEXIT
 // What accept() returns stands behind its arguments, whose number changed in 6.10 (commit 92ef0fd55ac8).
-int kretfunc__inet_csk_accept(u64 *ctx) { return accepted((struct sock *)ctx[INET_CSK_ACCEPT_ARGS]); }
+int kretfunc__inet_csk_accept(u64 *ctx) {
+	return inet_csk_accepted((struct sock *)ctx[INET_CSK_ACCEPT_ARGS]);
+}
 
 #elif ACCEPT_MECHANISM == MECHANISM_KPROBE
-int exit_accept(struct pt_regs *ctx) { return accepted((struct sock *)PT_REGS_RC(ctx)); }
+int exit_accept(struct pt_regs *ctx) { return inet_csk_accepted((struct sock *)PT_REGS_RC(ctx)); }
 
 #else
 int exit_accept(struct syscall_trace_exit *ctx) {
@@ -123,6 +126,6 @@ int exit_accept(struct syscall_trace_exit *ctx) {
 	PEEK(&protocol, &sk->sk_protocol);
 	if (protocol == IPPROTO_MPTCP)
 		sk = first_subflow(sk);
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP ? accepted(sk) : 0;
+	return sk && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) ? accepted(sk) : 0;
 }
 #endif

@@ -100,7 +100,7 @@ static __always_inline u32 reason_of(int error) {
 
 static __always_inline u64 less(u64 n, u64 by) { return n > by ? n - by : 0; }
 
-static __always_inline void count_bytes(struct series *to, u32 role, struct tcp_sock *tp, bool fin_acked) {
+static __always_inline void count_bytes(struct closes *to, u32 role, struct tcp_sock *tp, bool fin_acked) {
 	u64 acked, received;
 	u32 retransmitted;
 	unsigned long flags;
@@ -111,19 +111,18 @@ static __always_inline void count_bytes(struct series *to, u32 role, struct tcp_
 	READ(&flags, &((struct sock *)tp)->__sk_common.skc_flags);
 	// The kernel counts sequence numbers: a client's SYN and a FIN take one each. SOCK_DONE: FIN
 	// received.
-	add(&to->sent_bytes[role], less(acked, (role == ROLE_CLIENT) + fin_acked));
-	add(&to->received_bytes[role], less(received, (flags >> SOCK_DONE) & 1));
+	add(&to->sent_bytes, less(acked, (role == ROLE_CLIENT) + fin_acked));
+	add(&to->received_bytes, less(received, (flags >> SOCK_DONE) & 1));
 	if (retransmitted)
-		add(&to->retransmitted_segments[role], retransmitted);
+		add(&to->retransmitted_segments, retransmitted);
 }
 
 static __always_inline void count_close(struct series *to, struct sock *sk, struct connection *last, u64 ns) {
-	u32 role = last->role & 1;
-	u32 slot = connection_duration_slot(ns);
+	struct closes *closes = last->role == ROLE_CLIENT ? &to->client_closes : &to->server_closes;
 
-	add(role == ROLE_CLIENT ? &to->client_duration[slot] : &to->server_duration[slot], 1);
-	add(&to->duration_ns[role], ns);
-	count_bytes(to, role, (struct tcp_sock *)sk, last->fin_acked);
+	add(&closes->duration_ns, ns);
+	add(&closes->duration[connection_duration_slot(ns)], 1);
+	count_bytes(closes, last->role, (struct tcp_sock *)sk, last->fin_acked);
 }
 
 // The end of a connection: failed for a reason while connecting, or, with NOT_FAILED, closed.

@@ -4,7 +4,6 @@
 struct owner {
 	char comm[COMM_LEN];
 	u32 pid;
-	u32 uid;
 };
 
 static __always_inline void read_owner(struct owner *owner, const struct settings *now) {
@@ -12,7 +11,6 @@ static __always_inline void read_owner(struct owner *owner, const struct setting
 	struct task_struct *leader;
 
 	owner->pid = bpf_get_current_pid_tgid() >> 32;
-	owner->uid = bpf_get_current_uid_gid();
 	if (now->thread_comm) {
 		bpf_get_current_comm(owner->comm, sizeof(owner->comm));
 	} else {
@@ -80,7 +78,7 @@ static __always_inline bool in_lists(struct choice *choice, const struct flow *f
 	__builtin_memset(&key, 0, sizeof(key));
 	key.number = owner->pid;
 	PASSES(DIM_PID, listed_value(choice, 2 * DIM_PID + exclude, &key));
-	key.number = owner->uid;
+	key.number = bpf_get_current_uid_gid();
 	PASSES(DIM_UID, listed_value(choice, 2 * DIM_UID + exclude, &key));
 	key.number = flow->netns;
 	PASSES(DIM_NETNS, listed_value(choice, 2 * DIM_NETNS + exclude, &key));

@@ -42,6 +42,10 @@ static __always_inline void read_flow(struct flow *flow, struct sock *sk) {
 		set_ipv4(flow, common.skc_daddr);
 }
 
+// By another name: for a bpf_probe_read_user bcc reads all of /proc/kallsyms, to see whether the kernel has
+// it.
+static long (*read_user)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_user;
+
 // For a connect() that failed before the socket knew where to: the destination is in the call's address.
 // Returns whether the address is one that TCP would try.
 static __always_inline bool read_destination(struct flow *flow, struct connect_call *call) {
@@ -53,10 +57,10 @@ static __always_inline bool read_destination(struct flow *flow, struct connect_c
 	else if (call->address_len < want)
 		return false;
 	if (want == SIN6_LEN_RFC2133
-	        ? (call->user ? bpf_probe_read_user(&to, SIN6_LEN_RFC2133, (void *)call->address)
+	        ? (call->user ? read_user(&to, SIN6_LEN_RFC2133, (void *)call->address)
 	                      : bpf_probe_read_kernel(&to, SIN6_LEN_RFC2133, (void *)call->address))
 	        : (call->user
-	               ? bpf_probe_read_user(&to, sizeof(struct sockaddr_in), (void *)call->address)
+	               ? read_user(&to, sizeof(struct sockaddr_in), (void *)call->address)
 	               : bpf_probe_read_kernel(&to, sizeof(struct sockaddr_in), (void *)call->address)))
 		return false;
 	flow->remote_port = from_net(to.sin6_port);

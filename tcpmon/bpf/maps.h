@@ -35,11 +35,11 @@ static __always_inline void count(u32 which, s64 n) {
 #define barrier() asm volatile("" ::: "memory")
 
 // Reads what may well not be there (a descriptor that is no socket): zeroes then.
-#define PEEK(dst, src) bpf_probe_read_kernel(dst, sizeof(*(dst)), src)
+#define PEEK(dst, src) bpf_probe_read_kernel(dst, sizeof(*(dst)), (const void *)(src))
 
 // Reads what must be there.
-#define READ(dst, src)                                               \
-	do {                                                         \
-		if (bpf_probe_read_kernel(dst, sizeof(*(dst)), src)) \
-			count(COUNTER_LOST_READ, 1);                 \
+#define READ(dst, src)                               \
+	do {                                         \
+		if (PEEK(dst, src))                  \
+			count(COUNTER_LOST_READ, 1); \
 	} while (0)

@@ -10,6 +10,10 @@ static __always_inline void on_established(struct sock *sk) {
 		on_child_established(sk, conn);
 }
 
+#define HANDLED_STATES                                                                       \
+	(1 << TCP_SYN_SENT | 1 << TCP_SYN_RECV | 1 << TCP_ESTABLISHED | 1 << TCP_FIN_WAIT1 | \
+	 1 << TCP_LAST_ACK | 1 << TCP_CLOSE)
+
 static __always_inline void dispatch(struct bpf_raw_tracepoint_args *ctx) {
 	struct sock *sk = (struct sock *)ctx->args[0];
 	int old_state = ctx->args[1], new_state = ctx->args[2];
@@ -47,8 +51,11 @@ BPF_PERCPU_ARRAY(last_handled, struct handled, 1);
 // guarded by that very check.)
 int state_changed(struct bpf_raw_tracepoint_args *ctx) {
 	u32 zero = 0;
-	struct handled *last = last_handled.lookup(&zero);
+	struct handled *last;
 
+	if (!(HANDLED_STATES >> ctx->args[2] & 1))
+		return 0;
+	last = last_handled.lookup(&zero);
 	if (!last)
 		return 0;
 	if (last->sk == ctx->args[0] && last->new_state == ctx->args[2]) {

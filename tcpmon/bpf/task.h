@@ -4,18 +4,16 @@
 static __always_inline struct socket *socket_of_fd(s64 fd) {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct files_struct *files;
-	struct fdtable *table;
-	struct file **slots, *file = 0;
+	struct fdtable *table, slots;
+	struct file *file = 0;
 	void *data = 0;
-	u32 max = 0;
 
 	PEEK(&files, &task->files);
 	PEEK(&table, &files->fdt);
-	PEEK(&max, &table->max_fds);
-	if (fd < 0 || fd >= max)
+	PEEK(&slots, table);
+	if (fd < 0 || fd >= slots.max_fds)
 		return 0;
-	PEEK(&slots, &table->fd);
-	PEEK(&file, slots + fd);
+	PEEK(&file, slots.fd + fd);
 	PEEK(&data, &file->private_data);
 	return data;
 }

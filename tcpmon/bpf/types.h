@@ -30,23 +30,28 @@ struct series_key {
 	u16 kind;
 };
 
+// What is counted when a connection closes.
+struct closes {
+	u64 duration_ns;
+	u64 sent_bytes;
+	u64 received_bytes;
+	u64 retransmitted_segments;
+	u64 duration[CONNECTION_DURATION_SLOTS];
+};
+
 // All that is counted for one label set: 64-bit words only. A histogram's slots are not cumulative; the last
-// one is +Inf, and their sum is the counter of the same event (connects, closes). [role] where there is one
-// for each.
+// one is +Inf, and their sum is the counter of the same event (connects, closes). What is counted at the same
+// time stands together: a line of cache is what CPUs take from each other.
 struct series {
 	u64 attempts;
-	u64 failures[REASONS];
-	u64 accepts;
-	u64 connect_latency[CONNECT_LATENCY_SLOTS];
 	u64 connect_latency_ns;
-	u64 accept_wait[ACCEPT_WAIT_SLOTS];
+	u64 connect_latency[CONNECT_LATENCY_SLOTS];
+	u64 failures[REASONS];
+	struct closes client_closes;
+	struct closes server_closes;
+	u64 accepts;
 	u64 accept_wait_ns;
-	u64 client_duration[CONNECTION_DURATION_SLOTS];
-	u64 server_duration[CONNECTION_DURATION_SLOTS];
-	u64 duration_ns[ROLES];
-	u64 sent_bytes[ROLES];
-	u64 received_bytes[ROLES];
-	u64 retransmitted_segments[ROLES];
+	u64 accept_wait[ACCEPT_WAIT_SLOTS];
 };
 
 enum phase {

@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,18 @@ def _attach(loaded: Any, probe: probes.Probe, program_fd: int) -> int:
 
 
 def _layout(kind: Any) -> dict[str, Any]:
-    """A C type's layout: its size, and of a struct each field's offset and size in bytes."""
-    fields = getattr(kind, "_fields_", ())
-    places = {name: getattr(kind, name) for name, *_ in fields if not name.startswith("__pad")}
-    return {
-        "size": ct.sizeof(kind),
-        "fields": {name: (place.offset, place.size) for name, place in places.items()},
-    }
+    """A C type's layout: its size, and of a struct each field's offset and size in bytes, with `outer.inner`
+    for those of a struct within."""
+    return {"size": ct.sizeof(kind), "fields": dict(_places(kind))}
+
+
+def _places(kind: Any, prefix: str = "", start: int = 0) -> Iterator[tuple[str, tuple[int, int]]]:
+    for name, inner, *_ in getattr(kind, "_fields_", ()):
+        place = getattr(kind, name)
+        if issubclass(inner, ct.Structure):
+            yield from _places(inner, f"{prefix}{name}.", start + place.offset)
+        elif not name.startswith("__pad"):
+            yield prefix + name, (start + place.offset, place.size)
 
 
 if __name__ == "__main__":

@@ -85,15 +85,17 @@ def survey(
 ) -> list[Finding]:
     """Tries the mechanisms, and marks the one of each event in use: `forced`, or else the first that works.
 
-    `first_only` does not try those behind it.
+    `first_only` does not try those behind it, nor what is chosen anyway, whose problems show when it is
+    attached: to try a system call's tracepoint takes the kernel a third of a second.
     """
-    findings = [_try("state", "raw_tracepoint", COMMON, types)]
+    findings = [_finding("state", "raw_tracepoint", COMMON, _problem(COMMON, types))]
     for event, mechanisms in MECHANISMS.items():
         choice = (forced or {}).get(event)
         for name, probes in mechanisms.items():
             if first_only and (choice or name) != name:
                 continue
-            finding = _try(event, name, probes, types)
+            certain = first_only and name == (choice or list(mechanisms)[-1])
+            finding = _finding(event, name, probes, None if certain else _problem(probes, types))
             choice = choice or (None if finding.problem else name)
             findings.append(replace(finding, chosen=name == choice and not finding.problem))
     return findings
@@ -116,11 +118,11 @@ def probes_of(finding: Finding) -> tuple[Probe, ...]:
     return COMMON if finding.event == "state" else MECHANISMS[finding.event][finding.mechanism]
 
 
-def _try(event: str, mechanism: str, probes: tuple[Probe, ...], types: btf.Btf) -> Finding:
-    problems = (
-        attach.problem(kind, hook, types) for kind, hook in dict.fromkeys((p.kind, p.hook) for p in probes)
-    )
-    problem = next(filter(None, problems), None)
-    return Finding(
-        event, mechanism, tuple(dict.fromkeys(p.function for p in probes)), problem, problem is None
-    )
+def _finding(event: str, mechanism: str, probes: tuple[Probe, ...], problem: str | None) -> Finding:
+    functions = tuple(dict.fromkeys(probe.function for probe in probes))
+    return Finding(event, mechanism, functions, problem, problem is None)
+
+
+def _problem(probes: tuple[Probe, ...], types: btf.Btf) -> str | None:
+    hooks = dict.fromkeys((probe.kind, probe.hook) for probe in probes)
+    return next(filter(None, (attach.problem(kind, hook, types) for kind, hook in hooks)), None)

@@ -1,6 +1,7 @@
 """The table of metrics that are kept per label set: names, meaning, and where the kernel keeps the numbers.
 
-A number is addressed by its field in `struct series` (bpf/types.h): the sum of all its slots, or one of them.
+A number is addressed by its field in `struct series` (bpf/types.h), outer.inner for one of a struct within: the
+sum of all its slots, or one of them.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _role(role: str) -> tuple[tuple[str, str], ...]:
 
 
 def _by_role(field: str) -> tuple[Sample, ...]:
-    return tuple(Sample(_role(role), Field(field, slot), None, role) for slot, role in enumerate(ROLES))
+    return tuple(Sample(_role(role), Field(f"{role}_closes.{field}"), None, role) for role in ROLES)
 
 
 FAMILIES: tuple[Family | Histogram, ...] = (
@@ -109,8 +110,8 @@ FAMILIES: tuple[Family | Histogram, ...] = (
         "counter",
         "Connections closed, by whatever way.",
         (
-            Sample(_role(CLIENT), Field("client_duration"), None, CLIENT),
-            Sample(_role(SERVER), Field("server_duration"), None, SERVER),
+            Sample(_role(CLIENT), Field("client_closes.duration"), None, CLIENT),
+            Sample(_role(SERVER), Field("server_closes.duration"), None, SERVER),
         ),
         "sum by (role) (rate(tcpmon_closes_total[5m]))",
     ),
@@ -119,8 +120,8 @@ FAMILIES: tuple[Family | Histogram, ...] = (
         "gauge",
         "Connections established and not yet closed.",
         (
-            Sample(_role(CLIENT), Field("connect_latency"), Field("client_duration"), CLIENT),
-            Sample(_role(SERVER), Field("accepts"), Field("server_duration"), SERVER),
+            Sample(_role(CLIENT), Field("connect_latency"), Field("client_closes.duration"), CLIENT),
+            Sample(_role(SERVER), Field("accepts"), Field("server_closes.duration"), SERVER),
         ),
         'sum by (comm, port) (tcpmon_open_connections{role="server"})',
     ),
@@ -143,8 +144,8 @@ FAMILIES: tuple[Family | Histogram, ...] = (
         "From established to closed.",
         "connection_duration",
         (
-            Part(_role(CLIENT), "client_duration", Field("duration_ns", 0), CLIENT),
-            Part(_role(SERVER), "server_duration", Field("duration_ns", 1), SERVER),
+            Part(_role(CLIENT), "client_closes.duration", Field("client_closes.duration_ns"), CLIENT),
+            Part(_role(SERVER), "server_closes.duration", Field("server_closes.duration_ns"), SERVER),
         ),
         "histogram_quantile(0.5, sum by (le, comm) (rate(tcpmon_connection_duration_seconds_bucket[5m])))",
     ),

@@ -59,11 +59,17 @@ class Numbers:
         return array("Q", itertools.chain.from_iterable(getattr(self, one.name) for one in fields(self)))
 
 
+BY_ROLE = ("duration_ns", "received_bytes", "retransmitted_segments", "sent_bytes")
+
+
 def layout() -> Layout:
     places, offset = {}, 0
     for one in fields(Numbers):
         size = 8 * len(getattr(Numbers(), one.name))
-        places[one.name] = (offset, size)
+        if one.name in BY_ROLE:
+            places |= {f"{role}_closes.{one.name}": (offset + 8 * at, 8) for at, role in enumerate(ROLES)}
+        else:
+            places[one.name.replace("_duration", "_closes.duration")] = (offset, size)
         offset += size
     return Layout(offset, places)
 

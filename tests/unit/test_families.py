@@ -81,7 +81,19 @@ def enumerators(name: str) -> list[str]:
 
 ENUMS = ("role", "reason", "counter", "dimension", "label", "series_kind", "")
 MACROS = ("COMM_LEN", "FILTER_IPV4_ONLY", "FILTER_IPV6_ONLY")
-FIELDS = tuple(re.findall(r"\tu64 (\w+)[;\[]", re.findall(r"struct series \{(.*?)\n\}", HEADER, re.S)[0]))
+
+
+def members(struct: str, prefix: str = "") -> list[str]:
+    """The numbers in a struct of the header, outer.inner for those of a struct within."""
+    (body,) = re.findall(rf"struct {struct} \{{(.*?)\n\}}", HEADER, re.S)
+    found = []
+    for kind, name in re.findall(r"\t(u64|struct \w+) (\w+)[;\[]", body):
+        inner = kind.removeprefix("struct ")
+        found += [prefix + name] if kind == "u64" else members(inner, f"{prefix}{name}.")
+    return found
+
+
+FIELDS = tuple(members("series"))
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +130,7 @@ def constants(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, int]:
 
 
 def test_the_header_was_read(constants: Mapping[str, int]) -> None:
-    assert len(FIELDS) == 13
+    assert len(FIELDS) == 17
     assert constants["COUNTERS"] == len(enumerators("counter")) - 1
     assert sum(constants[f"series.{one}"] for one in FIELDS) * 8 == constants["sizeof series"]
 
