@@ -1,7 +1,7 @@
 """The table of metrics that are kept per label set: names, meaning, and where the kernel keeps the numbers.
 
-A number is addressed by its field in `struct series` (bpf/types.h), outer.inner for one of a struct within: the
-sum of all its slots, or one of them.
+A number is addressed by its field in `struct series` (bpf/types.h), outer.inner for one of a struct within:
+the sum of all its slots, or one of them.
 """
 
 from __future__ import annotations
