@@ -32,6 +32,7 @@ bench: $(VENV)/dev
 docs: $(VENV)/dev
 	$(BIN)/python -m tcpmon.config.doc
 	$(BIN)/python -m tcpmon.metrics.doc
+	$(BIN)/python docs/man/write.py
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

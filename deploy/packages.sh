@@ -4,7 +4,7 @@
 set -eu
 
 run='python3 python3-venv python3-bpfcc libbpf1'
-test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl gcc libc6-dev prometheus clang-format shellcheck'
+test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl gcc libc6-dev prometheus clang-format shellcheck mandoc'
 
 wanted=$run
 [ "${1:-run}" = test ] && wanted="$run $test"

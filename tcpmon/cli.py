@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from tcpmon import __version__
 from tcpmon.config import DEFAULT_PATH
 from tcpmon.errors import ConfigError, TcpmonError
+from tcpmon.tools import TOOLS
 
 _CONFIG_HELP = f"configuration file (default: {DEFAULT_PATH} if it is there, else built-in defaults)"
 # For tests on kernels that offer several: EVENT=MECHANISM
@@ -19,7 +21,8 @@ _FORCE_HELP = argparse.SUPPRESS
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a verb and ends the process: 0, 1 on an operator's error, 2 on bad usage."""
-    parsed = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    parsed = parser(*given[:1]).parse_args(given)
     logging.basicConfig(format="tcpmon: %(message)s", level=logging.INFO, stream=sys.stderr)
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
@@ -37,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(verb: str = "") -> argparse.ArgumentParser:
+    """The command line. A tool's own options are in it only where it is `verb`: no other is imported."""
     parser = argparse.ArgumentParser(
         prog="tcpmon",
         description="Counts every TCP connection of this host in the kernel, and serves it to Prometheus.",
@@ -60,7 +64,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     kernel.add_argument("--json", action="store_true", help="for scripts")
     kernel.set_defaults(verb=_check_kernel)
+    for name, what in TOOLS.items():
+        tool = verbs.add_parser(name, help=what)
+        if name == verb:
+            _add_tool(tool, name)
     return parser
+
+
+def _add_tool(parser: argparse.ArgumentParser, name: str) -> None:
+    tool = import_module(f"tcpmon.tools.{name}").TOOL
+    tool.add_to(parser)
+
+    def run(parsed: argparse.Namespace) -> int:
+        from tcpmon.tools import watch
+
+        if problem := tool.problem(parsed):
+            parser.error(problem)
+        watch.run(tool, parsed)
+        return 0
+
+    parser.set_defaults(verb=run)
 
 
 def _forced(text: str) -> tuple[str, str]:

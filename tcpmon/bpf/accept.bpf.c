@@ -27,28 +27,15 @@ static __always_inline void count_accept(struct series *to, u64 wait_ns, bool wa
 	add(&to->accept_wait_ns, wait_ns);
 }
 
-static __always_inline u16 local_port(struct sock *sk, const struct connection *queued,
-                                      const struct flow *flow) {
-	u16 port = 0;
-
-	if (queued && queued->port)
-		return queued->port;
-	if (flow->local_port)
-		return flow->local_port;
-	READ(&port, &((struct inet_sock *)sk)->inet_sport); // a reset leaves it there
-	return from_net(port);
-}
-
 // One that was established before tracing began: how long it waited is not known.
-static __always_inline void take_unknown(struct sock *sk, const struct series_key *key, struct series *to) {
-	struct connection new = {.key = *key, .role = ROLE_SERVER, .phase = PHASE_OPEN};
+static __always_inline void take_unknown(struct sock *sk, struct connection *new, struct series *to) {
 	u8 sk_state = 0;
 
 	READ(&sk_state, &sk->__sk_common.skc_state);
-	new.since_ns = bpf_ktime_get_ns();
+	new->since_ns = bpf_ktime_get_ns();
 	if (sk_state == TCP_CLOSE) // no state will follow
-		new.closed_ns = new.since_ns;
-	if (!track(sk, &new))
+		new->closed_ns = new->since_ns;
+	if (!track(sk, new))
 		count(COUNTER_LOST_CONNECTION, 1);
 	else if (to)
 		count_accept(to, 0, false);
@@ -56,13 +43,16 @@ static __always_inline void take_unknown(struct sock *sk, const struct series_ke
 
 // A queued connection gets its owner. `accepted` is the last that is written: from then on a close on another
 // CPU may give the entry away.
-static __always_inline void take_queued(struct connection *conn, const struct series_key *key,
+static __always_inline void take_queued(struct connection *conn, const struct connection *taken,
                                         struct series *to, bool wait_known) {
 	u64 since = conn->since_ns;
 
 	if (to) // taken before it is established (Fast Open): it did not wait
 		count_accept(to, since ? less(bpf_ktime_get_ns(), since) : 0, wait_known);
-	conn->key = *key;
+	conn->key = taken->key;
+	conn->owner = taken->owner;
+	conn->id = taken->id;
+	conn->unwanted = taken->unwanted;
 	barrier();
 	add_u32(&conn->accepted, 1);
 }
@@ -70,7 +60,7 @@ static __always_inline void take_queued(struct connection *conn, const struct se
 // Makes the current process the owner of a connection that waits in the accept queue (`conn`), or that we do
 // not know (none). One that is not wanted is forgotten.
 static __always_inline void take(struct sock *sk, struct connection *conn, bool wait_known) {
-	struct series_key key = {};
+	struct connection new = {.role = ROLE_SERVER, .phase = PHASE_OPEN};
 	struct choice choice;
 	struct series *to;
 	struct flow flow;
@@ -78,16 +68,19 @@ static __always_inline void take(struct sock *sk, struct connection *conn, bool 
 	if (!choose(&choice))
 		return;
 	read_flow(&flow, sk);
-	if (!claim(&key, &choice, &flow, local_port(sk, conn, &flow))) {
+	new.port = conn && conn->port ? conn->port : flow.local_port;
+	if (!claim(&new, &choice, &flow, new.port)) {
 		if (conn)
 			untrack(sk);
 		return;
 	}
-	to = series_of(&key);
+	new.id = new_id();
+	to = series_of(&new.key);
+	tell(EVENT_ACCEPT, sk, &new);
 	if (conn)
-		take_queued(conn, &key, to, wait_known);
+		take_queued(conn, &new, to, wait_known);
 	else
-		take_unknown(sk, &key, to);
+		take_unknown(sk, &new, to);
 }
 
 static __always_inline int accepted(struct sock *sk) {
@@ -99,7 +92,7 @@ static __always_inline int accepted(struct sock *sk) {
 	if (!conn)
 		conn = connections.lookup(&sk);
 	// Reset while it waited. Where the entry is another's by now, end() finds none to remove.
-	if (conn && is_open(conn) && *(volatile u64 *)&conn->closed_ns)
+	if (conn && is_open(conn) && *(volatile u64 *)&conn->closed_ns && !keep_for_closer(conn))
 		end(sk, conn, NOT_FAILED, conn->closed_ns);
 	return 0;
 }

@@ -14,6 +14,11 @@ static __always_inline bool fin_acked(struct sock *sk, int old_state) {
 	return snd_una == write_seq;
 }
 
+static __always_inline bool was_established(int old_state) {
+	return old_state == TCP_ESTABLISHED || old_state == TCP_FIN_WAIT2 || old_state == TCP_CLOSE_WAIT ||
+	       old_state == TCP_LAST_ACK;
+}
+
 // A program closes, or shuts down, a connection that to us still waits to be accepted: the accept was not
 // seen (io_uring; an accept() that waited already when an fexit or kretprobe was attached).
 static __always_inline bool closed_by_program(struct sock *sk, int new_state) {
@@ -45,22 +50,20 @@ static __always_inline void on_closed(struct sock *sk, struct connection *conn, 
 			return;
 	} else if (!is_open(conn)) {
 		reason = failure(sk, conn, old_state);
+		on_failed(sk, reason);
 	}
 	if (reason == NOT_KNOWN_YET)
 		conn->phase = PHASE_FAILING;
-	else
+	else if (reason != NOT_FAILED || !waits_for_closer(sk, conn, now))
 		end(sk, conn, reason, now);
-}
-
-static __always_inline bool was_established(int old_state) {
-	return old_state == TCP_ESTABLISHED || old_state == TCP_FIN_WAIT2 || old_state == TCP_CLOSE_WAIT ||
-	       old_state == TCP_LAST_ACK;
 }
 
 // -> FIN_WAIT1 or LAST_ACK (in the process), or CLOSE.
 static __always_inline void on_ending(struct sock *sk, int old_state, int new_state) {
 	struct connection *conn = connections.lookup(&sk);
 
+	if (!conn && was_established(old_state))
+		conn = follow_unknown(sk);
 	if (!conn)
 		return;
 	if (waits(conn) && closed_by_program(sk, new_state)) {
@@ -71,10 +74,12 @@ static __always_inline void on_ending(struct sock *sk, int old_state, int new_st
 		return;
 	if (conn->phase == PHASE_CONNECTING && was_established(old_state)) {
 		count(COUNTER_LOST_STATE, 1);
-		on_connected(conn);
+		on_connected(sk, conn);
 	}
 	if (new_state == TCP_CLOSE)
 		on_closed(sk, conn, old_state);
+	else
+		on_fin_sent(sk, conn);
 }
 
 // The socket's memory is given back: nothing of it may stay. Left are connections that were closed in the
@@ -93,8 +98,10 @@ static __always_inline void on_destroyed(struct sock *sk) {
 		conn = connections.lookup(&sk);
 		if (!conn)
 			return;
-	} else {
+	} else if (!conn->closed) {
 		count(COUNTER_LOST_STATE, 1);
 	}
+	forget_attempt(sk);
+	tell_closer(sk, conn);
 	end(sk, conn, is_open(conn) ? NOT_FAILED : REASON_OTHER, conn->closed_ns ?: bpf_ktime_get_ns());
 }

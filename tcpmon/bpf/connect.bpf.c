@@ -24,19 +24,22 @@ static __always_inline void on_syn_sent(struct sock *sk) {
 		return;
 	note_syn_sent(sk);
 	read_flow(&flow, sk);
-	if (!claim(&new.key, &choice, &flow, flow.remote_port))
+	if (!claim(&new, &choice, &flow, flow.remote_port))
 		return;
 	to = series_of(&new.key);
 	new.since_ns = bpf_ktime_get_ns();
-	new.pid = bpf_get_current_pid_tgid() >> 32;
+	new.id = new_id();
 	birth = enter(sk, &new);
 	if (birth == NO_ROOM)
 		count(COUNTER_LOST_CONNECTION, 1);
-	else if (birth == BORN && to)
+	if (birth != BORN)
+		return;
+	if (to)
 		add(&to->attempts, 1);
+	will_announce(sk);
 }
 
-static __always_inline void on_connected(struct connection *conn) {
+static __always_inline void on_connected(struct sock *sk, struct connection *conn) {
 	u64 now = bpf_ktime_get_ns();
 	u64 ns = now - conn->since_ns;
 	struct series_key key = conn->key;
@@ -44,6 +47,8 @@ static __always_inline void on_connected(struct connection *conn) {
 
 	conn->phase = PHASE_OPEN;
 	conn->since_ns = now;
+	announce(sk);
+	tell(EVENT_CONNECT, sk, conn);
 	to = known_series(&key);
 	if (!to)
 		return;
@@ -85,9 +90,16 @@ static __always_inline u32 failure(struct sock *sk, struct connection *conn, int
 	// was so quick to read (and clear) the error that it is gone before the state changes: it came with a
 	// reset.
 	READ(&shutdown, &sk->sk_shutdown);
-	if (shutdown || caller >> 32 == conn->pid)
+	if (shutdown || caller >> 32 == conn->owner.pid)
 		return REASON_CANCELED;
 	return old_state == TCP_SYN_SENT ? REASON_REFUSED : REASON_RESET;
+}
+
+static __always_inline void on_failed(struct sock *sk, u32 reason) {
+	if (reason == NOT_KNOWN_YET || reason == REASON_NO_PORT)
+		forget_attempt(sk); // failed before there was a SYN
+	else
+		announce(sk);
 }
 
 static __always_inline void connect_called(struct connect_call *call) {
@@ -99,7 +111,7 @@ static __always_inline void connect_called(struct connect_call *call) {
 
 // A connect() that sent no SYN: an attempt and its failure at once.
 static __always_inline void on_unsent(struct connect_call *call, int error) {
-	struct series_key key = {};
+	struct connection unsent = {.role = ROLE_CLIENT};
 	struct choice choice;
 	struct series *to;
 	struct flow flow;
@@ -107,9 +119,9 @@ static __always_inline void on_unsent(struct connect_call *call, int error) {
 	if (error == EAFNOSUPPORT || error == EISCONN || !choose(&choice))
 		return; // the program's mistake: never an attempt
 	read_flow(&flow, (struct sock *)call->sk);
-	if (!read_destination(&flow, call) || !claim(&key, &choice, &flow, flow.remote_port))
+	if (!read_destination(&flow, call) || !claim(&unsent, &choice, &flow, flow.remote_port))
 		return;
-	to = series_of(&key);
+	to = series_of(&unsent.key);
 	if (!to)
 		return;
 	add(&to->attempts, 1);
@@ -127,13 +139,15 @@ static __always_inline int connect_returned(int ret) {
 		return 0;
 	call = *found;
 	connect_calls.delete(&tid);
+	sk = (struct sock *)call.sk;
+	if (call.syn_sent)
+		announce(sk);
 	if (ret >= 0 || ret == -EINPROGRESS)
 		return 0;
 	if (!call.syn_sent) {
 		on_unsent(&call, -ret);
 		return 0;
 	}
-	sk = (struct sock *)call.sk;
 	conn = connections.lookup(&sk);
 	if (conn && conn->phase == PHASE_FAILING)
 		end(sk, conn, reason_of(-ret), 0);

@@ -31,9 +31,9 @@ static __always_inline struct series *series_of(struct series_key *key) {
 }
 
 static __always_inline void fill_key(struct series_key *key, const struct settings *now,
-                                     const struct owner *owner, u32 netns, u16 port) {
+                                     const struct actor *owner, u32 netns, u16 port) {
 	if (now->labels & LABEL_COMM)
-		__builtin_memcpy(key->comm, owner->comm, COMM_LEN);
+		__builtin_memcpy(key->comm, shown_comm(now, owner), COMM_LEN);
 	if (now->labels & LABEL_NETNS)
 		key->netns = netns;
 	if (now->labels & LABEL_PORT)
@@ -49,16 +49,20 @@ static __always_inline struct series *known_series(struct series_key *key) {
 	return found;
 }
 
-// Whether a connection of the current process is wanted; its key if so.
-static __always_inline bool claim(struct series_key *key, struct choice *choice, const struct flow *flow,
+// Makes the current thread the owner of a connection; false where it is not to be followed.
+static __always_inline bool claim(struct connection *conn, struct choice *choice, const struct flow *flow,
                                   u16 service_port) {
-	struct owner owner = {};
-
-	read_owner(&owner, choice->now);
-	if (!wanted(choice, flow, &owner, service_port))
+	read_actor(&conn->owner);
+	conn->unwanted = !wanted(choice, flow, &conn->owner, service_port);
+	if (conn->unwanted && !follows_all(choice->now))
 		return false;
-	fill_key(key, choice->now, &owner, flow->netns, service_port);
+	fill_key(&conn->key, choice->now, &conn->owner, flow->netns, service_port);
 	return true;
+}
+
+// One like no other since the machine was started.
+static __always_inline u64 new_id(void) {
+	return bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 0xff);
 }
 
 static __always_inline bool track(struct sock *sk, struct connection *new) {
@@ -117,28 +121,32 @@ static __always_inline void count_bytes(struct closes *to, u32 role, struct tcp_
 		add(&to->retransmitted_segments, retransmitted);
 }
 
-static __always_inline void count_close(struct series *to, struct sock *sk, struct connection *last, u64 ns) {
-	struct closes *closes = last->role == ROLE_CLIENT ? &to->client_closes : &to->server_closes;
+static __always_inline void count_close(struct series *to, struct sock *sk, u32 role, bool fin_acked,
+                                        u64 ns) {
+	struct closes *closes = role == ROLE_CLIENT ? &to->client_closes : &to->server_closes;
 
 	add(&closes->duration_ns, ns);
 	add(&closes->duration[connection_duration_slot(ns)], 1);
-	count_bytes(closes, last->role, (struct tcp_sock *)sk, last->fin_acked);
+	count_bytes(closes, role, (struct tcp_sock *)sk, fin_acked);
 }
 
 // The end of a connection: failed for a reason while connecting, or, with NOT_FAILED, closed.
 static __always_inline void end(struct sock *sk, struct connection *conn, u32 reason, u64 closed_ns) {
-	struct connection last = *conn;
+	struct series_key key = conn->key;
+	u64 since_ns = conn->since_ns;
+	u32 role = conn->role;
+	bool fin_acked = conn->fin_acked;
 	struct series *to;
 
 	if (!untrack(sk))
 		return;
-	to = known_series(&last.key);
+	to = known_series(&key);
 	if (!to)
 		return;
 	if (reason < REASONS)
 		add(&to->failures[reason], 1);
 	else
-		count_close(to, sk, &last, last.since_ns ? less(closed_ns, last.since_ns) : 0);
+		count_close(to, sk, role, fin_acked, since_ns ? less(closed_ns, since_ns) : 0);
 }
 
 static __always_inline bool is_open(struct connection *conn) {

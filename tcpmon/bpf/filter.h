@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 // The one decision whether a connection is counted, taken at its birth in the context of its owner.
 
-struct owner {
-	char comm[COMM_LEN];
-	u32 pid;
-};
-
-static __always_inline void read_owner(struct owner *owner, const struct settings *now) {
+static __always_inline void read_actor(struct actor *actor) {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct task_struct *leader;
 
-	owner->pid = bpf_get_current_pid_tgid() >> 32;
-	if (now->thread_comm) {
-		bpf_get_current_comm(owner->comm, sizeof(owner->comm));
-	} else {
-		READ(&leader, &task->group_leader);
-		// _str: bytes behind the terminator may be left from an older, longer name
-		bpf_probe_read_kernel_str(owner->comm, sizeof(owner->comm), &leader->comm);
-	}
+	READ(&leader, &task->group_leader);
+	// _str: bytes behind the terminator may be left from an older, longer name
+	bpf_probe_read_kernel_str(actor->comm, sizeof(actor->comm), &leader->comm);
+	bpf_get_current_comm(actor->thread_comm, sizeof(actor->thread_comm));
+	actor->pid = pid_tgid >> 32;
+	actor->tid = pid_tgid;
+	actor->uid = bpf_get_current_uid_gid();
+}
+
+static __always_inline const char *shown_comm(const struct settings *now, const struct actor *actor) {
+	return now->thread_comm ? actor->thread_comm : actor->comm;
 }
 
 struct choice {
@@ -65,7 +64,7 @@ static __always_inline bool listed_remote(struct choice *choice, u32 exclude, co
 	} while (0)
 
 static __always_inline bool in_lists(struct choice *choice, const struct flow *flow,
-                                     const struct owner *owner, u16 service_port) {
+                                     const struct actor *actor, u16 service_port) {
 	u32 filters = choice->now->filters;
 	struct filter_key key;
 
@@ -76,13 +75,13 @@ static __always_inline bool in_lists(struct choice *choice, const struct flow *f
 	PASSES(DIM_PORT, listed_port(choice, exclude, service_port));
 	PASSES(DIM_REMOTE, listed_remote(choice, exclude, flow));
 	__builtin_memset(&key, 0, sizeof(key));
-	key.number = owner->pid;
+	key.number = actor->pid;
 	PASSES(DIM_PID, listed_value(choice, 2 * DIM_PID + exclude, &key));
-	key.number = bpf_get_current_uid_gid();
+	key.number = actor->uid;
 	PASSES(DIM_UID, listed_value(choice, 2 * DIM_UID + exclude, &key));
 	key.number = flow->netns;
 	PASSES(DIM_NETNS, listed_value(choice, 2 * DIM_NETNS + exclude, &key));
-	__builtin_memcpy(key.comm, owner->comm, COMM_LEN);
+	__builtin_memcpy(key.comm, shown_comm(choice->now, actor), COMM_LEN);
 	PASSES(DIM_COMM, listed_value(choice, 2 * DIM_COMM + exclude, &key));
 	return true;
 }
@@ -110,7 +109,7 @@ static __always_inline bool in_pinned_maps(void) {
 	return true;
 }
 
-static __always_inline bool wanted(struct choice *choice, const struct flow *flow, const struct owner *owner,
+static __always_inline bool wanted(struct choice *choice, const struct flow *flow, const struct actor *actor,
                                    u16 service_port) {
-	return in_pinned_maps() && in_lists(choice, flow, owner, service_port);
+	return in_pinned_maps() && in_lists(choice, flow, actor, service_port);
 }

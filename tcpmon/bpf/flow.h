@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 // Who talks to whom: read from a socket, in the form that filters and labels want.
 
-struct flow {
-	u8 remote[16]; // network order, IPv4 as IPv4-mapped
-	u32 netns;
-	u16 local_port;
-	u16 remote_port;
-	u32 ipv4; // also for IPv4-mapped IPv6
-};
-
 static __always_inline u16 from_net(u16 port) { return __builtin_bswap16(port); }
 
-static __always_inline void set_ipv4(struct flow *flow, u32 address) {
-	u32 *words = (u32 *)flow->remote;
+static __always_inline void set_mapped(u8 *to, u32 address) {
+	u32 *words = (u32 *)to;
 	words[0] = words[1] = 0;
 	words[2] = 0xffff0000;
 	words[3] = address;
+}
+
+static __always_inline void set_ipv4(struct flow *flow, u32 address) {
+	set_mapped(flow->remote, address);
 	flow->ipv4 = 1;
 }
 
@@ -29,17 +25,28 @@ static __always_inline void read_netns(struct flow *flow, struct net *net) {
 	READ(&flow->netns, &net->ns.inum);
 }
 
+// A port that was given back, as after a reset, is still here.
+static __always_inline u16 inet_sport(struct sock *sk) {
+	u16 port;
+
+	READ(&port, &((struct inet_sock *)sk)->inet_sport);
+	return from_net(port);
+}
+
 static __always_inline void read_flow(struct flow *flow, struct sock *sk) {
 	struct sock_common common;
 
 	READ(&common, &sk->__sk_common);
-	flow->local_port = common.skc_num;
+	flow->local_port = common.skc_num ?: inet_sport(sk);
 	flow->remote_port = from_net(common.skc_dport);
 	read_netns(flow, common.skc_net.net);
-	if (common.skc_family == AF_INET6)
+	if (common.skc_family == AF_INET6) {
 		set_ipv6(flow, &common.skc_v6_daddr);
-	else
+		__builtin_memcpy(flow->local, &common.skc_v6_rcv_saddr, 16);
+	} else {
 		set_ipv4(flow, common.skc_daddr);
+		set_mapped(flow->local, common.skc_rcv_saddr);
+	}
 }
 
 // By another name: for a bpf_probe_read_user bcc reads all of /proc/kallsyms, to see whether the kernel has

@@ -7,6 +7,17 @@ BPF_ARRAY(empty_series, struct series, 1);
 BPF_HASH(connections, struct sock *, struct connection, MAX_TRACKED);
 BPF_HASH(connect_calls, u32, struct connect_call, 32768);
 
+#if EVENTS // enum event_kind as bits: what can be put into the ring at all
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_ARRAY(event_layout, struct event, 1); // never written: bcc tells the layout of arrays only
+#endif
+#define CAN_TELL(kind) (!!(EVENTS & 1 << (kind)))
+// For the preprocessor, which knows no enums
+#define TELLS_ATTEMPTS (!!(EVENTS & 1 << 0))
+#define TELLS_CLOSERS (!!(EVENTS & 1 << 4))
+_Static_assert(TELLS_ATTEMPTS == CAN_TELL(EVENT_ATTEMPT), "enum event_kind");
+_Static_assert(TELLS_CLOSERS == CAN_TELL(EVENT_CLOSING), "enum event_kind");
+
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 
 BPF_ARRAY(active, u32, 1);

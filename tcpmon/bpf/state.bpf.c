@@ -5,7 +5,7 @@ static __always_inline void on_established(struct sock *sk) {
 	struct connection *conn = connections.lookup(&sk);
 
 	if (conn && conn->phase == PHASE_CONNECTING)
-		on_connected(conn);
+		on_connected(sk, conn);
 	else if (conn && conn->phase == PHASE_QUEUED)
 		on_child_established(sk, conn);
 }
@@ -75,3 +75,10 @@ int socket_destroyed(struct bpf_raw_tracepoint_args *ctx) {
 	on_destroyed((struct sock *)ctx->args[0]);
 	return 0;
 }
+
+#if TELLS_ATTEMPTS
+int segment_retransmitted(struct bpf_raw_tracepoint_args *ctx) {
+	announce((struct sock *)ctx->args[0]);
+	return 0;
+}
+#endif

@@ -61,20 +61,64 @@ enum phase {
 	PHASE_OPEN,       // established, and counted for its owner
 };
 
+// Between whom.
+struct flow {
+	u8 local[16], remote[16]; // network order, IPv4 as IPv4-mapped
+	u32 netns;
+	u16 local_port;
+	u16 remote_port;
+	u32 ipv4; // also for IPv4-mapped IPv6
+};
+
+// Who acts: a thread, and its process by the number and name of the thread group's leader.
+struct actor {
+	char comm[COMM_LEN];
+	char thread_comm[COMM_LEN];
+	u32 pid;
+	u32 tid;
+	u32 uid;
+	u32 pad;
+};
+
 // A connection's life, keyed by its struct sock.
 struct connection {
 	struct series_key key; // the owner's, decided at birth; all its counts go there
+	struct actor owner;    // who connected or accepted; where closers are told, later who shut it down
+	u64 id;                // joins its events
 	u64 since_ns;          // connect() while connecting, establishment after
 	u64 closed_ns;         // when it was closed before accept() handed it over
 	u32 accepted; // of a queued one; these two are only added to: accept and close may race on two CPUs
 	u32 closed;
-	u32 pid;  // of a client: who called connect()
 	u16 port; // local port while queued, since a reset takes it from the socket
 	u8 role;
 	u8 phase;
 	u8 fin_acked; // our FIN was acknowledged: one of bytes_acked is no payload
 	u8 taken;     // a program had it before we saw an accept
-	u8 pad[6];
+	u8 unwanted;  // by the filters: only where closers are told, which follows all connections
+	u8 closer_told;
+};
+
+enum event_kind {
+	EVENT_ATTEMPT, // a SYN was sent
+	EVENT_CONNECT, // established by connect()
+	EVENT_CONNECT_FAILED,
+	EVENT_ACCEPT,
+	EVENT_CLOSING, // a program closed an established connection; the actor is who did
+	EVENT_CLOSE,   // the connection's end
+};
+
+// A record of the ring buffer `events`.
+struct event {
+	u64 ns; // CLOCK_MONOTONIC
+	u64 connection;
+	u64 duration_ns, sent_bytes, received_bytes; // EVENT_CLOSE
+	struct flow flow;
+	struct actor actor;
+	u32 retransmits;
+	u8 kind;
+	u8 reason; // EVENT_CONNECT_FAILED: enum reason
+	u8 role;
+	u8 pad;
 };
 
 // A connect() under way in a thread, for what its return tells.
@@ -96,6 +140,7 @@ enum counter {
 	COUNTER_LOST_STATE,      // a change of state that a later one shows to have been missed
 	COUNTER_LOST_SERIES,     // not even _other could be found
 	COUNTER_LOST_READ,       // kernel memory that could not be read
+	COUNTER_LOST_EVENT,      // no room in the ring buffer
 	COUNTERS
 };
 
@@ -108,7 +153,7 @@ struct settings {
 	u32 filters; // bit 2 * dimension + exclude: that list is not empty; FILTER_FAMILY_*
 	u32 labels;
 	u32 thread_comm;
-	u32 pad;
+	u32 events; // bit 1 << enum event_kind: put into the ring
 };
 
 enum dimension { DIM_PID, DIM_PORT, DIM_NETNS, DIM_COMM, DIM_UID, DIM_REMOTE, DIMENSIONS };

@@ -13,6 +13,7 @@ from tcpmon.errors import KernelError
 from tcpmon.kernel import libbpf
 
 KIND_STRUCT, KIND_UNION, KIND_ENUM, KIND_FUNC = 4, 5, 6, 12
+_KIND_TYPEDEF = 8
 _ANONYMOUS_MEMBER_DEPTH = 8
 _LIBC = ct.CDLL(None)
 _PRINT = ct.CFUNCTYPE(None, ct.c_void_p, ct.c_char_p, ct.c_void_p)
@@ -53,9 +54,15 @@ class Btf:
         return int(self._type(self._struct_id(struct)).size)
 
     def offset(self, struct: str, member: str) -> int | None:
-        """A member's offset in bytes, also of one within anonymous members; None where there is none."""
-        bits = self._member_bits(self._struct_id(struct), member, _ANONYMOUS_MEMBER_DEPTH)
-        return None if bits is None else bits // 8
+        """A member's offset in bytes, also of one within anonymous members, or outer.inner of a struct
+        within; None where there is none."""
+        bits, kind = 0, self._struct_id(struct)
+        for name in member.split("."):
+            found = self._member(self._without_typedef(kind), name, _ANONYMOUS_MEMBER_DEPTH)
+            if found is None:
+                return None
+            bits, kind = bits + found[0], found[1]
+        return bits // 8
 
     def argument_count(self, function: str) -> int | None:
         """How many arguments a kernel function takes; None where BTF does not have it."""
@@ -110,7 +117,13 @@ class Btf:
         name_by_offset.restype = ct.c_char_p
         return bytes(name_by_offset(self.handle, ct.c_uint32(offset)) or b"").decode()
 
-    def _member_bits(self, number: int, wanted: str, depth: int) -> int | None:
+    def _without_typedef(self, number: int) -> int:
+        while (kind := self._type(number)).kind == _KIND_TYPEDEF:
+            number = kind.size  # there stands the type that it is a name for
+        return number
+
+    def _member(self, number: int, wanted: str, depth: int) -> tuple[int, int] | None:
+        """Offset in bits, and the type."""
         pointer = self._pointer(number)
         kind = _Type.from_address(pointer)
         if kind.kind not in (KIND_STRUCT, KIND_UNION) or not depth:
@@ -119,10 +132,10 @@ class Btf:
         for member in (_Member * kind.vlen).from_address(pointer + ct.sizeof(_Type)):
             name, start = self._name(member.name_off), member.offset & bits_mask
             if name == wanted:
-                return int(start)
-            inner = self._member_bits(member.type, wanted, depth - 1) if not name else None
+                return int(start), int(member.type)
+            inner = self._member(member.type, wanted, depth - 1) if not name else None
             if inner is not None:
-                return int(start + inner)
+                return int(start) + inner[0], inner[1]
         return None
 
 

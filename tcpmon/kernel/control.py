@@ -27,8 +27,9 @@ _MEMBARRIER_CMD_GLOBAL = 1
 _PRESENT = b"\x01"
 
 
-def apply(tables: Mapping[str, Table], config: Config) -> None:
-    """Puts filters and labels of the configuration in force."""
+def apply(tables: Mapping[str, Table], config: Config, events: int = 0) -> None:
+    """Puts filters and labels of the configuration in force. `events`: which kinds are put into the ring, as
+    bits of enum event_kind."""
     current = _active(tables)
     if current == _OFF:
         _make_other(tables["series"])
@@ -38,7 +39,7 @@ def apply(tables: Mapping[str, Table], config: Config) -> None:
     _write_values(tables["filter_values"], slot, config.filters)
     _write_ports(tables["filter_ports"], slot, config.filters.port)
     _write_remotes(tables["filter_remotes"], slot, config.filters.remote)
-    _write_settings(tables["settings"], slot, config)
+    _write_settings(tables["settings"], slot, config, events)
     libbpf.update(tables["active"].fd, _u32(0), _u32(slot))
 
 
@@ -142,7 +143,9 @@ def _filter_bits(filters: Filters) -> int:
     return bits
 
 
-def _write_settings(table: Table, slot: int, config: Config) -> None:
+def _write_settings(table: Table, slot: int, config: Config, events: int) -> None:
     labels = sum(_LABEL_BITS[label] for label in config.metrics.labels)
     thread = config.metrics.comm == "thread"
-    libbpf.update(table.fd, _u32(slot), struct.pack("=IIII", _filter_bits(config.filters), labels, thread, 0))
+    libbpf.update(
+        table.fd, _u32(slot), struct.pack("=IIII", _filter_bits(config.filters), labels, thread, events)
+    )

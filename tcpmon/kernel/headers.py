@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tcpmon.errors import KernelError
@@ -11,18 +12,20 @@ from tcpmon.kernel import btf
 STUBS = Path(__file__).parent.parent / "bpf" / "include"
 
 # Each struct that the BPF code looks into, with the members that it uses.
-USED = {
+USED: dict[str, tuple[str, ...]] = {
     "sock_common": (
         "skc_daddr",
+        "skc_rcv_saddr",
         "skc_dport",
         "skc_num",
         "skc_family",
         "skc_state",
         "skc_net",
         "skc_v6_daddr",
+        "skc_v6_rcv_saddr",
         "skc_flags",
     ),
-    "sock": ("__sk_common", "sk_socket", "sk_protocol", "sk_err", "sk_shutdown"),
+    "sock": ("__sk_common", "sk_socket", "sk_protocol", "sk_err", "sk_shutdown", "sk_lock.owned"),
     "inet_sock": ("inet_sport",),
     "tcp_sock": ("bytes_acked", "bytes_received", "total_retrans", "snd_una", "write_seq"),
     "socket": ("state", "sk"),
@@ -39,28 +42,31 @@ USED = {
     "syscall_trace_enter": ("args",),
     "syscall_trace_exit": ("ret",),
 }
+USED_FOR_DNS: dict[str, tuple[str, ...]] = {
+    "sk_buff": ("head", "tail", "network_header", "transport_header", "protocol")
+}
 # What a kernel may be built without; each has its HAVE_… in the code.
 OPTIONAL = {"mptcp_sock": ("first",)}
 _ENUMS = ("sock_flags",)
 
 
-def write_tree(folder: Path) -> None:
+def write_tree(folder: Path, dns: bool = False) -> None:
     """Makes a tree that bcc accepts as BCC_KERNEL_SOURCE, with the running kernel's types in kernel_types.h.
 
     Raises KernelError where the kernel has no BTF or lacks something in it.
     """
     include = folder / "include"
     shutil.copytree(STUBS, include)
-    (include / "kernel_types.h").write_text(kernel_types(btf.load()))
+    (include / "kernel_types.h").write_text(kernel_types(btf.load(), USED | USED_FOR_DNS if dns else USED))
 
 
-def kernel_types(types: btf.Btf) -> str:
+def kernel_types(types: btf.Btf, used: Mapping[str, Sequence[str]] = USED) -> str:
     """C text: the types, and assertions that the compiler lays each used member out as the kernel has it.
 
     The assertions are a must: Linux 7 embeds tagged structs without a member name, which a compiler without
     -fms-extensions drops with a warning, and all that follows moves.
     """
-    present = USED | {name: members for name, members in OPTIONAL.items() if types.has_struct(name)}
+    present = {**used} | {name: members for name, members in OPTIONAL.items() if types.has_struct(name)}
     wanted = [(name, btf.KIND_STRUCT) for name in present] + [(name, btf.KIND_ENUM) for name in _ENUMS]
     parts = ["#pragma once", "#include <linux/types.h>", types.c_text(wanted)]
     parts += [f"#define HAVE_{name.removesuffix('_sock').upper()}" for name in present if name in OPTIONAL]

@@ -32,6 +32,8 @@ MAPS = (
     "filter_ports",
     "filter_remotes",
 )
+# bcc tells no layout of a ring's records
+_LAYOUT_OF = {"events": "event_layout", "dns_answers": "dns_layout"}
 BCC_HINT = "install it: apt install python3-bpfcc, and run with the distribution's python3 (/usr/bin/python3)"
 _CLONE_NEWNS, _MS_PRIVATE, _MS_REC = 0x20000, 1 << 18, 1 << 14
 
@@ -60,17 +62,17 @@ def serve(module: source.Module, forced: dict[str, str]) -> tuple[dict[str, Any]
     chosen = probes.choose(probes.survey(types, forced, first_only=True))
     loaded = _compile(bcc, types, module, {finding.event: finding.mechanism for finding in chosen})
     attached = [probe for finding in chosen for probe in probes.probes_of(finding)]
+    attached += probes.for_events(module.events, module.dns)
     programs = {probe.name: _load(bcc, loaded, probe) for probe in attached}
     links = [_attach(loaded, probe, programs[probe.name]) for probe in attached]
-    maps = {name: loaded[name].map_fd for name in MAPS}
+    rings = [name for name, there in (("events", module.events), ("dns_answers", module.dns)) if there]
+    maps = {name: loaded[name].map_fd for name in (*MAPS, *rings)}
     answer = {
         "maps": list(maps),
         "programs": list(programs),
         "links": len(links),
         "probes": [asdict(probe) for probe in attached],
-        "layouts": {
-            name: {"key": _layout(loaded[name].Key), "value": _layout(loaded[name].Leaf)} for name in MAPS
-        },
+        "layouts": {name: _layouts(loaded, name) for name in maps},
         "bcc": bcc.__version__,
     }
     return answer, [*maps.values(), *programs.values(), *links]
@@ -104,7 +106,7 @@ def _import_bcc() -> Any:
 def _compile(bcc: Any, types: btf.Btf, module: source.Module, mechanisms: dict[str, str]) -> Any:
     flags = source.definitions(module, mechanisms, types.argument_count("inet_csk_accept"))
     with tempfile.TemporaryDirectory(prefix="tcpmon-") as folder:
-        headers.write_tree(Path(folder))
+        headers.write_tree(Path(folder), module.dns)
         os.environ["BCC_KERNEL_SOURCE"] = folder
         try:
             return bcc.BPF(text=source.text(), cflags=flags)
@@ -144,6 +146,12 @@ def _attach(loaded: Any, probe: probes.Probe, program_fd: int) -> int:
         raise KernelError(
             f"{probe.hook} cannot be attached to ({error})", "`tcpmon check-kernel` shows what can"
         ) from None
+
+
+def _layouts(loaded: Any, name: str) -> dict[str, Any]:
+    """Of a ring: the records that it holds."""
+    table = loaded[_LAYOUT_OF.get(name, name)]
+    return {"key": _layout(table.Key), "value": _layout(table.Leaf)}
 
 
 def _layout(kind: Any) -> dict[str, Any]:

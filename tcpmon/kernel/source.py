@@ -6,6 +6,7 @@ compiler's messages pointing at them.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,14 @@ FILES = (
     "filter.h",
     "histogram.h",
     "task.h",
+    "events.h",
     "connection.h",
+    "closer.bpf.c",
     "connect.bpf.c",
     "accept.bpf.c",
     "close.bpf.c",
     "state.bpf.c",
+    "dns.bpf.c",
 )
 # Room for two configurations with every list full: the one in force and the next
 FILTER_VALUES = 2 * 4 * 2 * MAX_ITEMS  # pid, netns, comm, uid; include and exclude
@@ -42,6 +46,8 @@ class Module:
     ring_bytes: int
     cgroup_map: str | None = None
     mntns_map: str | None = None
+    events: int = 0  # bits of enum event_kind: what can be put into the ring
+    dns: bool = False
 
 
 def text() -> str:
@@ -63,6 +69,9 @@ def definitions(module: Module, mechanisms: dict[str, str], accept_arguments: in
         "CONNECT_MECHANISM": _MECHANISM_NUMBERS[mechanisms["connect"]],
         "ACCEPT_MECHANISM": _MECHANISM_NUMBERS[mechanisms["accept"]],
         "INET_CSK_ACCEPT_ARGS": accept_arguments or 0,
+        "EVENTS": module.events,
+        "RING_PAGES": module.ring_bytes // mmap.PAGESIZE,
+        "DNS": int(module.dns),
     }
     for name, path in (("CGROUP_MAP", module.cgroup_map), ("MNTNS_MAP", module.mntns_map)):
         if path:

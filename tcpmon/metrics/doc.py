@@ -48,6 +48,7 @@ _STAGES = {
     "connect_table": "more than 32,768 threads in connect(): a failure may lack its reason",
     "series_table": "the counters of a connection could not be found",
     "kernel_read": "memory of the kernel that could not be read",
+    "event_ring": "a raw event for which the ring buffer (`events.buffer`) had no room; counted all the same",
     "recursion": "the kernel skipped a program, and nothing made up for it",
 }
 

@@ -26,6 +26,7 @@ LOST_STAGES = {
     "connect_table": "lost_connect",
     "series_table": "lost_series",
     "kernel_read": "lost_read",
+    "event_ring": "lost_event",
 }
 RECURSION = "recursion"
 # Their misses lose a connect() that failed without a SYN. Of the other programs' misses none is a loss by

@@ -26,6 +26,7 @@ COUNTERS = (
     "lost_state",
     "lost_series",
     "lost_read",
+    "lost_event",
 )
 
 

@@ -18,7 +18,15 @@ from typing import cast
 
 from tcpmon import __version__
 from tcpmon.web.connections import Connection, Connections, Phase
-from tcpmon.web.wire import CHUNK_BYTES, Hangup, ReplyWriter, RequestReader, reset_on_close, say_goodbye
+from tcpmon.web.wire import (
+    CHUNK_BYTES,
+    Hangup,
+    ReplyWriter,
+    RequestReader,
+    raise_if_gone,
+    reset_on_close,
+    say_goodbye,
+)
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         self._connections.enter(self._connection, Phase.WORKING)
         if self._read_request():
             self._connections.enter(self._connection, Phase.WORKING)
+            raise_if_gone(self._connection.sock)
             self._answer_or_fail()
 
     # --- reading

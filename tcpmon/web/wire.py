@@ -110,6 +110,14 @@ def wait_readable(sock: socket.socket, deadline: float) -> None:
         raise Hangup("took too long to send a request")
 
 
+def raise_if_gone(sock: socket.socket) -> None:
+    """Raises Hangup where the client has reset the connection: nothing need be made for it."""
+    poller = select.poll()
+    poller.register(sock, 0)
+    if poller.poll(0):
+        raise Hangup("reset")
+
+
 def receive_into(sock: socket.socket, buffer: WriteableBuffer, deadline: float) -> int:
     """recv_into until `deadline` (time.monotonic); 0 at the end of the stream."""
     left = deadline - time.monotonic()

@@ -399,13 +399,16 @@ def test_reset_after_establishment_is_no_failure(daemon: Daemon, ns: Netns, comm
         link.say(listener.getsockname()[1])
         for _ in range(COUNT):
             sock, _ = listener.accept()
+            assert sock.recv(1)  # connect() has returned: it may return a reset, too
             linger0(sock)
             sock.close()
 
     def body(port: int) -> None:
         for _ in range(COUNT):
-            with connect("127.0.0.1", port) as sock, pytest.raises(ConnectionResetError):
-                sock.recv(1)
+            with connect("127.0.0.1", port) as sock:
+                sock.sendall(b"x")
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(1)
 
     with spawn(ns, comm + ".s", reset) as child:
         port = child.hear()

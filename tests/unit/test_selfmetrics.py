@@ -24,7 +24,7 @@ needs_root = pytest.mark.skipif(
     os.geteuid() != 0 and os.environ.get("CI") != "true", reason="making BPF maps and programs needs root"
 )
 PERCPU_ARRAY = 6  # enum bpf_map_type
-STAGES = {"connection_table", "connect_table", "series_table", "kernel_read", "recursion"}
+STAGES = {"connection_table", "connect_table", "series_table", "kernel_read", "event_ring", "recursion"}
 PROGRAMS = dict.fromkeys(probe.program for probe in probes.COMMON)
 
 # The interface: name, type, labels. Those of the journal come with it.

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+// Records of single events, for those who asked for them: the tools, each with a module of its own.
+
+static __always_inline bool tells(const struct settings *now, u32 kind) {
+	return CAN_TELL(kind) && now->events >> kind & 1;
+}
+
+// Where closers are told, the filters ask at each event who acts, and not once who owns the connection: so
+// all connections are followed.
+static __always_inline bool follows_all(const struct settings *now) { return tells(now, EVENT_CLOSING); }
+
+// The actor is for the caller to fill in, and the record to submit.
+static __always_inline struct event *new_event(u32 kind, struct sock *sk, const struct connection *conn) {
+	struct event *event = 0;
+
+#if EVENTS
+	event = events.ringbuf_reserve(sizeof(struct event));
+#endif
+	if (!event) {
+		count(COUNTER_LOST_EVENT, 1);
+		return 0;
+	}
+	event->ns = bpf_ktime_get_ns();
+	event->connection = conn->id;
+	event->duration_ns = event->sent_bytes = event->received_bytes = event->retransmits = 0;
+	read_flow(&event->flow, sk);
+	event->flow.local_port = conn->port ?: event->flow.local_port;
+	event->kind = kind;
+	event->role = conn->role;
+	event->reason = event->pad = 0;
+	return event;
+}
+
+static __always_inline void submit(struct event *event) {
+#if EVENTS
+	events.ringbuf_submit(event, 0);
+#endif
+}
+
+static __always_inline void discard(struct event *event) {
+#if EVENTS
+	events.ringbuf_discard(event, 0);
+#endif
+}
+
+// Tells of something that the connection's owner did, or that happened to its connection.
+static __always_inline void tell(u32 kind, struct sock *sk, const struct connection *conn) {
+	struct choice choice;
+	struct event *event;
+
+	if (!CAN_TELL(kind) || conn->unwanted || !choose(&choice) || !tells(choice.now, kind))
+		return;
+	event = new_event(kind, sk, conn);
+	if (!event)
+		return;
+	event->actor = conn->owner;
+	submit(event);
+}
+
+#if TELLS_ATTEMPTS
+// An attempt is told once its SYN is on the way, since only then has it a local port: at what happens first,
+// connect()'s return, the answer, or the SYN sent again. Who removes its mark tells.
+BPF_HASH(unannounced, struct sock *, u8, 65536);
+
+static __always_inline void will_announce(struct sock *sk) {
+	u8 present = 1;
+	if (unannounced.update(&sk, &present))
+		count(COUNTER_LOST_EVENT, 1);
+}
+
+static __always_inline void announce(struct sock *sk) {
+	struct connection *conn = connections.lookup(&sk);
+
+	if (conn && !unannounced.delete(&sk))
+		tell(EVENT_ATTEMPT, sk, conn);
+}
+
+static __always_inline void forget_attempt(struct sock *sk) { unannounced.delete(&sk); }
+#else
+static __always_inline void will_announce(struct sock *sk) {}
+static __always_inline void announce(struct sock *sk) {}
+static __always_inline void forget_attempt(struct sock *sk) {}
+#endif

@@ -1,0 +1,60 @@
+"""The kernel's side of a tool: its own copy of the BPF module, which is gone with the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tcpmon import config as configuration
+from tcpmon import privileges
+from tcpmon.config import Config
+from tcpmon.kernel import control, load, source
+from tcpmon.kernel.load import Layout
+from tcpmon.metrics import snapshot
+from tcpmon.tools.request import ToolRequest
+
+_RING_BYTES = 8 << 20  # of events a tool prints, half a second's when there are 100,000 a second
+_MAX_SERIES = 1
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Session:
+    """The map descriptors of the rings of events, and of DNS answers if asked for; `lost` is how many events
+    found no room so far."""
+
+    events_fd: int
+    dns_fd: int | None
+    event_layout: Layout
+    lost: Callable[[], int]
+
+
+def open(request: ToolRequest) -> Session:
+    """Starts tracing what is asked for. KernelError says what this kernel, or this user, lacks."""
+    privileges.require()
+    config = replace(configuration.load(None), filters=request.filters)
+    kinds = sum(1 << kind for kind in request.kinds)
+    loaded = load.load(_module(config, kinds, request.dns), {})
+    control.apply(loaded.tables, config, kinds)
+    events, counters = loaded.tables["events"], loaded.tables["counters"]
+    privileges.drop(lambda: snapshot.counters(counters))
+    return Session(
+        events_fd=events.fd,
+        dns_fd=loaded.tables["dns_answers"].fd if request.dns else None,
+        event_layout=events.value,
+        lost=lambda: snapshot.counters(counters)["lost_event"],
+    )
+
+
+def _module(config: Config, kinds: int, dns: bool) -> source.Module:
+    """Nobody looks at a tool's series: they are as small as can be."""
+    return source.Module(
+        bounds=dict.fromkeys(("connect_latency", "accept_wait", "connection_duration"), (_SECOND_NS,)),
+        max_series=_MAX_SERIES,
+        max_tracked=config.connections.max_tracked,
+        ring_bytes=_RING_BYTES,
+        cgroup_map=config.filters.cgroup_map,
+        mntns_map=config.filters.mntns_map,
+        events=kinds,
+        dns=dns,
+    )

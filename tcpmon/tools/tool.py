@@ -1,0 +1,68 @@
+"""What makes a tool: its options, the events it shows, and how it shows them."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tcpmon.events.columns import Column, Lines, header
+from tcpmon.events.record import Kind
+from tcpmon.kernel.load import Layout
+from tcpmon.tools import options
+from tcpmon.tools.options import Example, Option
+
+# The name that was looked up for a remote address, at a time of CLOCK_MONOTONIC in nanoseconds, as a cell
+Query = Callable[[bytes, int], bytes]
+
+
+class Printer(Protocol):
+    """Makes a tool's output of batches of records, as Ring.read gives them."""
+
+    def start(self) -> bytes:
+        """What comes once tracing has begun."""
+
+    def render(self, records: bytes) -> bytes:
+        """What comes for these."""
+
+    def end(self) -> bytes:
+        """What comes when the tool ends."""
+
+
+class Table:
+    """A line for each event, under a header."""
+
+    def __init__(self, start: str, layout: Layout, columns: Sequence[Column]) -> None:
+        self._start = start.encode() + header(columns)
+        self._lines = Lines(layout, columns)
+
+    def start(self) -> bytes:
+        return self._start
+
+    def render(self, records: bytes) -> bytes:
+        return self._lines.render(records)
+
+    def end(self) -> bytes:
+        return b""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool: `columns` (heading and meaning) are for the manual; `problem` says what is wrong with options
+    given together, or nothing."""
+
+    name: str
+    description: str
+    kinds: tuple[Kind, ...]
+    options: tuple[Option, ...]
+    printer: Callable[[argparse.Namespace, Layout, Query], Printer]
+    columns: tuple[tuple[str, str], ...]
+    examples: tuple[Example, ...]
+    problem: Callable[[argparse.Namespace], str] = lambda _parsed: ""
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Gives a parser the tool's description, options and examples."""
+        parser.description = "\n".join(textwrap.wrap(options.plain(self.description), 80))
+        options.add(parser, self.name, self.options, self.examples)

@@ -1,0 +1,135 @@
+"""The main loop of a tool: from the rings to stdout, until a signal or a reader that has had enough."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tcpmon.errors import TcpmonError
+from tcpmon.kernel.ring import Ring
+from tcpmon.tools import dns, request, session
+from tcpmon.tools.dns import Names
+from tcpmon.tools.session import Session
+from tcpmon.tools.tool import Printer, Tool
+
+_STDOUT = 1
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_LOST_EVERY_MS = 1000  # how often is looked whether events were lost
+_HUNG_UP = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+
+def run(tool: Tool, parsed: argparse.Namespace) -> None:
+    """Prints what happens until SIGINT or SIGTERM, or until nobody reads stdout any more.
+
+    BrokenPipeError where that comes out in writing; TcpmonError for what the operator has to set right.
+    """
+    with _ending_signals() as ending:
+        asked = request.make(tool.kinds, parsed)
+        if asked.dns:
+            dns.require()
+        opened = session.open(asked)
+        names = Names()
+        watch = Watch(opened, names, tool.printer(parsed, opened.event_layout, names.query), tool.name)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        watch.until(ending)
+
+
+@contextmanager
+def _ending_signals() -> Iterator[int]:
+    """A descriptor that is readable once there was a signal to end. They are blocked until the caller
+    unblocks them, since the loader gets a terminal's Ctrl-C too. A second one has its usual effect, in case
+    that whoever reads stdout is stuck.
+    """
+    woken, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    signal.set_wakeup_fd(wakes.fileno())
+    for number in _ENDING:
+        signal.signal(number, lambda number, _frame: _usual_effect(number))
+    try:
+        yield woken.fileno()
+    finally:
+        signal.set_wakeup_fd(-1)
+        woken.close()
+        wakes.close()
+
+
+def _usual_effect(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+class Watch:
+    """One run of a tool."""
+
+    def __init__(self, opened: Session, names: Names, printer: Printer, name: str) -> None:
+        self._events = Ring(opened.events_fd, opened.event_layout.size)
+        self._answers = None if opened.dns_fd is None else Ring(opened.dns_fd, dns.ANSWER_BYTES)
+        self._opened = opened
+        self._names = names
+        self._printer = printer
+        self._name = name
+        self._told_lost = 0
+        self._looked = time.monotonic()
+
+    def until(self, ending: int) -> None:
+        """Prints until the descriptor `ending` is readable; what happened before that is printed too."""
+        poll = select.poll()
+        poll.register(_STDOUT, 0)  # tells without being asked that its reader is gone
+        for fd in (ending, self._opened.events_fd, self._opened.dns_fd):
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
+        _write(self._printer.start())
+        ready: dict[int, int] = {}
+        while ending not in ready and not ready.get(_STDOUT, 0) & _HUNG_UP:
+            ready = dict(poll.poll(_LOST_EVERY_MS))
+            self._print()
+            self._tell_lost_now_and_then()
+        _write(self._printer.end())
+        self._tell_lost()
+
+    def _print(self) -> None:
+        """What is there now; not what comes meanwhile, or a flood would keep the tool from ending."""
+        end = self._events.produced()
+        while records := self._events.read(end):
+            self._learn()  # what was answered before these connects
+            _write(self._printer.render(records))
+        self._learn()
+
+    def _learn(self) -> None:
+        if self._answers is not None:
+            while answers := self._answers.read():
+                self._names.learn(answers)
+
+    def _tell_lost_now_and_then(self) -> None:
+        now = time.monotonic()
+        if now - self._looked >= _LOST_EVERY_MS / 1000:
+            self._looked = now
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        lost = self._opened.lost()
+        if lost > self._told_lost:
+            print(f"tcpmon {self._name}: lost {lost - self._told_lost} events", file=sys.stderr, flush=True)
+            self._told_lost = lost
+
+
+def _write(text: bytes) -> None:
+    """To stdout, all of it and at once; past Python's buffer, which would keep what a full disk does not take
+    and fail again at the end."""
+    left = memoryview(text)
+    while left:
+        try:
+            left = left[os.write(_STDOUT, left) :]
+        except BlockingIOError:  # whoever shares the terminal has made it so
+            select.select([], [_STDOUT], [])
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise TcpmonError(f"stdout cannot be written to: {error.strerror}") from None
