@@ -22,6 +22,8 @@ from tcpmon.tools.tool import Printer, Tool
 _STDOUT = 1
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _LOST_EVERY_MS = 1000  # how often is looked whether events were lost
+# After each look. Nobody sees it, and being woken for each of many events costs more than all the rest.
+_PAUSE_MS = 5
 _HUNG_UP = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
@@ -80,17 +82,21 @@ class Watch:
 
     def until(self, ending: int) -> None:
         """Prints until the descriptor `ending` is readable; what happened before that is printed too."""
-        poll = select.poll()
-        poll.register(_STDOUT, 0)  # tells without being asked that its reader is gone
-        for fd in (ending, self._opened.events_fd, self._opened.dns_fd):
+        end, more = select.poll(), select.poll()
+        for poll in (end, more):
+            poll.register(_STDOUT, 0)  # tells without being asked that its reader is gone
+            poll.register(ending, select.POLLIN)
+        for fd in (self._opened.events_fd, self._opened.dns_fd):
             if fd is not None:
-                poll.register(fd, select.POLLIN)
+                more.register(fd, select.POLLIN)
         _write(self._printer.start())
-        ready: dict[int, int] = {}
-        while ending not in ready and not ready.get(_STDOUT, 0) & _HUNG_UP:
-            ready = dict(poll.poll(_LOST_EVERY_MS))
+        ready: list[tuple[int, int]] = []
+        while not _is_over(ready, ending):
+            ready = more.poll(_LOST_EVERY_MS)
             self._print()
             self._tell_lost_now_and_then()
+            ready += end.poll(_PAUSE_MS)
+        self._print()
         _write(self._printer.end())
         self._tell_lost()
 
@@ -118,6 +124,10 @@ class Watch:
         if lost > self._told_lost:
             print(f"tcpmon {self._name}: lost {lost - self._told_lost} events", file=sys.stderr, flush=True)
             self._told_lost = lost
+
+
+def _is_over(ready: list[tuple[int, int]], ending: int) -> bool:
+    return any(fd == ending or (fd == _STDOUT and what & _HUNG_UP) for fd, what in ready)
 
 
 def _write(text: bytes) -> None:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.bench import figures, measure
+from tests.bench import figures, measure, tool
 from tests.bench.measure import Plan
 from tests.bench.subjects import BenchError
 from tests.bench.table import markdown, summary
@@ -53,6 +53,10 @@ def report(plan: Plan) -> dict[str, Any]:
     for number in range(1, plan.rounds + 1):
         progress(f"round {number} of {plan.rounds}: loop untraced, under tcpmon, under the naive script")
         rounds.append(measure.one_round(plan))
+    tools = []
+    for number in range(1, plan.rounds + 1):
+        progress(f"round {number} of {plan.rounds}: tcptracer to a file, the naive script")
+        tools.append((tool.printed(plan), tool.counted(plan)))
     progress("BPF run time")
     programs = measure.bpf_time(plan)
     progress(f"idle for {plan.idle_seconds} s")
@@ -64,8 +68,9 @@ def report(plan: Plan) -> dict[str, Any]:
         figures.bpf_row(programs),
         *figures.idle_rows(idle, plan),
         *figures.loaded_rows(loaded),
+        *figures.tool_rows(tools),
     ]
-    return {"machine": machine(), "rows": rows, "programs": programs, "rounds": rounds}
+    return {"machine": machine(), "rows": rows, "programs": programs, "rounds": rounds, "tools": tools}
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from statistics import median
 
 from tests.bench.measure import EVENTS_PER_CONNECTION, Idle, Loaded, Plan, Program, Round
+from tests.bench.tool import Run
 
 MIN_RATIO = 0.95
 MAX_LIFE_MICROSECONDS = 2.0
 MAX_START_MIB, MAX_LOADED_MIB = 32.0, 64.0
 MAX_START_SECONDS = 1.5
 MAX_IDLE_TICKS = 0
+MIN_TOOL_RATIO = 3.0
 
 
 @dataclass(frozen=True)
@@ -110,4 +112,29 @@ def loaded_rows(loaded: Loaded) -> list[Row]:
             what, f"{loaded.mib:.1f} MiB (peak {loaded.peak_mib:.1f})", loaded.mib, MAX_LOADED_MIB, " MiB"
         ),
         Row("one such scrape, as Prometheus makes it", one, loaded.scrape_seconds),
+    ]
+
+
+def tool_rows(runs: list[tuple[Run, Run]]) -> list[Row]:
+    """Pairs of tcptracer and the naive script."""
+    tools, scripts = zip(*runs, strict=True)
+    ratios = [tool.per_cpu_second / script.per_cpu_second for tool, script in runs]
+    events = f"of {tools[0].events:,}, at {median(tool.rate for tool in tools):,.0f} a second"
+    return [
+        Row(
+            f"events that tcptracer lost, {events}",
+            spread([tool.lost for tool in tools], ",.0f"),
+            median(tool.lost for tool in tools),
+        ),
+        Row(
+            "events that tcptracer prints to a file in a second of CPU",
+            spread([tool.per_cpu_second for tool in tools], ",.0f"),
+            median(tool.per_cpu_second for tool in tools),
+        ),
+        Row(
+            "events that the naive script counts in a second of CPU",
+            spread([script.per_cpu_second for script in scripts], ",.0f"),
+            median(script.per_cpu_second for script in scripts),
+        ),
+        at_least("the one to the other", spread(ratios, ".1f"), median(ratios), MIN_TOOL_RATIO),
     ]
