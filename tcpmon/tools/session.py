@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from tcpmon import config as configuration
@@ -42,8 +42,13 @@ def open(request: ToolRequest) -> Session:
         events_fd=events.fd,
         dns_fd=loaded.tables["dns_answers"].fd if request.dns else None,
         event_layout=events.value,
-        lost=lambda: snapshot.counters(counters)["lost_event"],
+        lost=lambda: _lost(snapshot.counters(counters)),
     )
+
+
+def _lost(counters: Mapping[str, int]) -> int:
+    """Events that had no room in the ring, or whose connection or connect() had none in its table."""
+    return counters["lost_event"] + counters["lost_connection"] + counters["lost_connect"]
 
 
 def _module(config: Config, kinds: int, dns: bool) -> source.Module:
