@@ -18,6 +18,9 @@ static __always_inline void keep_flow(struct sock *sk) {
 	last_flows.update(&sk, &flow); // where there is no room, what the socket says then has to do
 }
 
+// The program connects anew, without a close().
+static __always_inline void forget_flow(struct sock *sk) { last_flows.delete(&sk); }
+
 static __always_inline bool wants_closer(const struct connection *conn, const struct flow *flow,
                                          const struct actor *closer) {
 	struct choice choice;
@@ -103,6 +106,7 @@ static __always_inline struct connection *follow_unknown(struct sock *sk) {
 
 static __always_inline bool keep_for_closer(struct connection *conn) { return !conn->closer_told; }
 #else
+static __always_inline void forget_flow(struct sock *sk) {}
 static __always_inline void tell_closer(struct sock *sk, struct connection *conn) {}
 static __always_inline bool waits_for_closer(struct sock *sk, struct connection *conn, u64 closed_ns) {
 	return false;

@@ -34,6 +34,7 @@ static __always_inline void on_syn_sent(struct sock *sk) {
 		count(COUNTER_LOST_CONNECTION, 1);
 	if (birth != BORN)
 		return;
+	forget_flow(sk);
 	if (to)
 		add(&to->attempts, 1);
 	will_announce(sk);

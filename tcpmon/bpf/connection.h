@@ -172,7 +172,7 @@ static __always_inline enum birth enter(struct sock *sk, struct connection *new)
 	if (old->phase == new->phase &&
 	    (old->phase == PHASE_CONNECTING || !(old->since_ns || old->closed_ns)))
 		return KNOWN;
-	if (is_open(old))
+	if (is_open(old) && !old->closed)
 		count(COUNTER_LOST_STATE, 1);
 	connections.update(&sk, new);
 	return BORN;

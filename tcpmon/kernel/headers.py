@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tcpmon.errors import KernelError
@@ -42,31 +41,28 @@ USED: dict[str, tuple[str, ...]] = {
     "syscall_trace_enter": ("args",),
     "syscall_trace_exit": ("ret",),
 }
-USED_FOR_DNS: dict[str, tuple[str, ...]] = {
-    "sk_buff": ("head", "tail", "network_header", "transport_header", "protocol")
-}
 # What a kernel may be built without; each has its HAVE_… in the code.
 OPTIONAL = {"mptcp_sock": ("first",)}
 _ENUMS = ("sock_flags",)
 
 
-def write_tree(folder: Path, dns: bool = False) -> None:
+def write_tree(folder: Path) -> None:
     """Makes a tree that bcc accepts as BCC_KERNEL_SOURCE, with the running kernel's types in kernel_types.h.
 
     Raises KernelError where the kernel has no BTF or lacks something in it.
     """
     include = folder / "include"
     shutil.copytree(STUBS, include)
-    (include / "kernel_types.h").write_text(kernel_types(btf.load(), USED | USED_FOR_DNS if dns else USED))
+    (include / "kernel_types.h").write_text(kernel_types(btf.load()))
 
 
-def kernel_types(types: btf.Btf, used: Mapping[str, Sequence[str]] = USED) -> str:
+def kernel_types(types: btf.Btf) -> str:
     """C text: the types, and assertions that the compiler lays each used member out as the kernel has it.
 
     The assertions are a must: Linux 7 embeds tagged structs without a member name, which a compiler without
     -fms-extensions drops with a warning, and all that follows moves.
     """
-    present = {**used} | {name: members for name, members in OPTIONAL.items() if types.has_struct(name)}
+    present = USED | {name: members for name, members in OPTIONAL.items() if types.has_struct(name)}
     wanted = [(name, btf.KIND_STRUCT) for name in present] + [(name, btf.KIND_ENUM) for name in _ENUMS]
     parts = ["#pragma once", "#include <linux/types.h>", types.c_text(wanted)]
     parts += [f"#define HAVE_{name.removesuffix('_sock').upper()}" for name in present if name in OPTIONAL]

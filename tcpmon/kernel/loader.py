@@ -33,7 +33,7 @@ MAPS = (
     "filter_remotes",
 )
 # bcc tells no layout of a ring's records
-_LAYOUT_OF = {"events": "event_layout", "dns_answers": "dns_layout"}
+_LAYOUT_OF = {"events": "event_layout"}
 BCC_HINT = "install it: apt install python3-bpfcc, and run with the distribution's python3 (/usr/bin/python3)"
 _CLONE_NEWNS, _MS_PRIVATE, _MS_REC = 0x20000, 1 << 18, 1 << 14
 
@@ -62,11 +62,10 @@ def serve(module: source.Module, forced: dict[str, str]) -> tuple[dict[str, Any]
     chosen = probes.choose(probes.survey(types, forced, first_only=True))
     loaded = _compile(bcc, types, module, {finding.event: finding.mechanism for finding in chosen})
     attached = [probe for finding in chosen for probe in probes.probes_of(finding)]
-    attached += probes.for_events(module.events, module.dns)
+    attached += probes.for_events(module.events)
     programs = {probe.name: _load(bcc, loaded, probe) for probe in attached}
     links = [_attach(loaded, probe, programs[probe.name]) for probe in attached]
-    rings = [name for name, there in (("events", module.events), ("dns_answers", module.dns)) if there]
-    maps = {name: loaded[name].map_fd for name in (*MAPS, *rings)}
+    maps = {name: loaded[name].map_fd for name in (*MAPS, *(["events"] if module.events else []))}
     answer = {
         "maps": list(maps),
         "programs": list(programs),
@@ -106,7 +105,7 @@ def _import_bcc() -> Any:
 def _compile(bcc: Any, types: btf.Btf, module: source.Module, mechanisms: dict[str, str]) -> Any:
     flags = source.definitions(module, mechanisms, types.argument_count("inet_csk_accept"))
     with tempfile.TemporaryDirectory(prefix="tcpmon-") as folder:
-        headers.write_tree(Path(folder), module.dns)
+        headers.write_tree(Path(folder))
         os.environ["BCC_KERNEL_SOURCE"] = folder
         try:
             return bcc.BPF(text=source.text(), cflags=flags)

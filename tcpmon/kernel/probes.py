@@ -69,15 +69,14 @@ MECHANISMS: Mapping[str, Mapping[str, tuple[Probe, ...]]] = {
 }
 
 
-# For events in the ring: an attempt whose SYN goes unanswered; names of remote addresses.
+# For events in the ring: an attempt whose SYN goes unanswered
 ATTEMPTS = Probe("connect", attach.RAW_TRACEPOINT, "tcp_retransmit_skb", "segment_retransmitted")
-DNS = Probe("connect", attach.RAW_TRACEPOINT, "consume_skb", "skb_consumed")
 _EVENT_ATTEMPT = 1 << 0
 
 
-def for_events(events: int, dns: bool) -> list[Probe]:
-    """What else is attached for events of these kinds (bits of enum event_kind), and for names."""
-    return [probe for probe, wanted in ((ATTEMPTS, events & _EVENT_ATTEMPT), (DNS, dns)) if wanted]
+def for_events(events: int) -> list[Probe]:
+    """What else is attached for events of these kinds: bits of bpf/types.h's enum event_kind."""
+    return [ATTEMPTS] if events & _EVENT_ATTEMPT else []
 
 
 @dataclass(frozen=True)

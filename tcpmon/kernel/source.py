@@ -28,7 +28,6 @@ FILES = (
     "accept.bpf.c",
     "close.bpf.c",
     "state.bpf.c",
-    "dns.bpf.c",
 )
 # Room for two configurations with every list full: the one in force and the next
 FILTER_VALUES = 2 * 4 * 2 * MAX_ITEMS  # pid, netns, comm, uid; include and exclude
@@ -47,7 +46,6 @@ class Module:
     cgroup_map: str | None = None
     mntns_map: str | None = None
     events: int = 0  # bits of enum event_kind: what can be put into the ring
-    dns: bool = False
 
 
 def text() -> str:
@@ -71,7 +69,6 @@ def definitions(module: Module, mechanisms: dict[str, str], accept_arguments: in
         "INET_CSK_ACCEPT_ARGS": accept_arguments or 0,
         "EVENTS": module.events,
         "RING_PAGES": module.ring_bytes // mmap.PAGESIZE,
-        "DNS": int(module.dns),
     }
     for name, path in (("CGROUP_MAP", module.cgroup_map), ("MNTNS_MAP", module.mntns_map)):
         if path:

@@ -11,6 +11,7 @@ from tcpmon.config import Config
 from tcpmon.kernel import control, load, source
 from tcpmon.kernel.load import Layout
 from tcpmon.metrics import snapshot
+from tcpmon.tools.dns import Answers
 from tcpmon.tools.request import ToolRequest
 
 _RING_BYTES = 8 << 20  # of events a tool prints, half a second's when there are 100,000 a second
@@ -20,11 +21,11 @@ _SECOND_NS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Session:
-    """The map descriptors of the rings of events, and of DNS answers if asked for; `lost` is how many events
+    """The map descriptor of the ring of events, and the DNS answers if asked for; `lost` is how many events
     found no room so far."""
 
     events_fd: int
-    dns_fd: int | None
+    answers: Answers | None
     event_layout: Layout
     lost: Callable[[], int]
 
@@ -34,13 +35,14 @@ def open(request: ToolRequest) -> Session:
     privileges.require()
     config = replace(configuration.load(None), filters=request.filters)
     kinds = sum(1 << kind for kind in request.kinds)
-    loaded = load.load(_module(config, kinds, request.dns), {})
+    answers = Answers() if request.dns else None
+    loaded = load.load(_module(config, kinds), {})
     control.apply(loaded.tables, config, kinds)
     events, counters = loaded.tables["events"], loaded.tables["counters"]
     privileges.drop(lambda: snapshot.counters(counters))
     return Session(
         events_fd=events.fd,
-        dns_fd=loaded.tables["dns_answers"].fd if request.dns else None,
+        answers=answers,
         event_layout=events.value,
         lost=lambda: _lost(snapshot.counters(counters)),
     )
@@ -51,7 +53,7 @@ def _lost(counters: Mapping[str, int]) -> int:
     return counters["lost_event"] + counters["lost_connection"] + counters["lost_connect"]
 
 
-def _module(config: Config, kinds: int, dns: bool) -> source.Module:
+def _module(config: Config, kinds: int) -> source.Module:
     """Nobody looks at a tool's series: they are as small as can be."""
     return source.Module(
         bounds=dict.fromkeys(("connect_latency", "accept_wait", "connection_duration"), (_SECOND_NS,)),
@@ -61,5 +63,4 @@ def _module(config: Config, kinds: int, dns: bool) -> source.Module:
         cgroup_map=config.filters.cgroup_map,
         mntns_map=config.filters.mntns_map,
         events=kinds,
-        dns=dns,
     )

@@ -72,7 +72,6 @@ class Watch:
 
     def __init__(self, opened: Session, names: Names, printer: Printer, name: str) -> None:
         self._events = Ring(opened.events_fd, opened.event_layout.size)
-        self._answers = None if opened.dns_fd is None else Ring(opened.dns_fd, dns.ANSWER_BYTES)
         self._opened = opened
         self._names = names
         self._printer = printer
@@ -86,9 +85,9 @@ class Watch:
         for poll in (end, more):
             poll.register(_STDOUT, 0)  # tells without being asked that its reader is gone
             poll.register(ending, select.POLLIN)
-        for fd in (self._opened.events_fd, self._opened.dns_fd):
-            if fd is not None:
-                more.register(fd, select.POLLIN)
+        more.register(self._opened.events_fd, select.POLLIN)
+        if self._opened.answers:
+            more.register(self._opened.answers, select.POLLIN)
         _write(self._printer.start())
         ready: list[tuple[int, int]] = []
         while not _is_over(ready, ending):
@@ -109,9 +108,8 @@ class Watch:
         self._learn()
 
     def _learn(self) -> None:
-        if self._answers is not None:
-            while answers := self._answers.read():
-                self._names.learn(answers)
+        for payload in self._opened.answers.read() if self._opened.answers else ():
+            self._names.learn(payload)
 
     def _tell_lost_now_and_then(self) -> None:
         now = time.monotonic()

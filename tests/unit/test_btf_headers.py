@@ -179,7 +179,7 @@ def test_the_tree_is_one_that_bcc_accepts(tmp_path: Path, text: str) -> None:
     assert (include / "kernel_types.h").read_text() == text
 
 
-USED = headers.USED | headers.USED_FOR_DNS | headers.OPTIONAL
+USED = headers.USED | headers.OPTIONAL
 
 
 def code() -> str:

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import dns.flags
 import dns.message
@@ -17,8 +18,7 @@ import dns.rrset
 import pytest
 from eventrecords import address
 
-from tcpmon.kernel.ring import stride
-from tcpmon.tools.dns import ANSWER_BYTES, Names
+from tcpmon.tools.dns import Answers, Names
 
 SECOND_NS = 10**9
 NOBODY = b"No DNS Query"
@@ -72,13 +72,6 @@ def look_up(server: tuple[str, int], name: str, kind: str) -> bytes:
         return client.recv(4096)
 
 
-def in_ring(payload: bytes) -> bytes:
-    """As the ring has it: cut, and behind its header and its length."""
-    kept = payload[: ANSWER_BYTES - 4]
-    body = struct.pack("=I", len(kept)) + kept
-    return (struct.pack("=II", ANSWER_BYTES, 0) + body).ljust(stride(ANSWER_BYTES), b"\xa5")
-
-
 class Clock:
     """Nanoseconds that the test turns."""
 
@@ -104,9 +97,8 @@ def query(names: Names, clock: Clock, text: str) -> bytes:
 
 
 def test_every_address_of_an_answer(server: tuple[str, int], names: Names, clock: Clock) -> None:
-    names.learn(
-        in_ring(look_up(server, "www.example.org", "A")) + in_ring(look_up(server, "www.example.org", "AAAA"))
-    )
+    names.learn(look_up(server, "www.example.org", "A"))
+    names.learn(look_up(server, "www.example.org", "AAAA"))
     for text in ("192.0.2.1", "192.0.2.2", "2001:db8::1"):
         assert query(names, clock, text) == b"www.example.org"
     assert query(names, clock, "192.0.2.3") == NOBODY
@@ -115,7 +107,7 @@ def test_every_address_of_an_answer(server: tuple[str, int], names: Names, clock
 def test_the_name_asked_for_and_not_what_it_stands_for(
     server: tuple[str, int], names: Names, clock: Clock
 ) -> None:
-    names.learn(in_ring(look_up(server, "alias.example.org", "A")))
+    names.learn(look_up(server, "alias.example.org", "A"))
     assert query(names, clock, "192.0.2.3") == b"alias.example.org"
 
 
@@ -125,21 +117,19 @@ def test_as_written_in_the_question(server: tuple[str, int], names: Names, clock
     asked = dns.message.make_query("wWw.ExAmPlE.oRg", "A")
     mixed = dns.message.make_response(asked)
     mixed.answer = reply.answer
-    names.learn_payload(mixed.to_wire())
+    names.learn(mixed.to_wire())
     assert query(names, clock, "192.0.2.1") == b"wWw.ExAmPlE.oRg"
 
 
 def test_what_has_no_address(server: tuple[str, int], names: Names, clock: Clock) -> None:
-    names.learn(
-        in_ring(look_up(server, "mail.example.org", "MX")) + in_ring(look_up(server, "none.example.org", "A"))
-    )
+    names.learn(look_up(server, "mail.example.org", "MX"))
+    names.learn(look_up(server, "none.example.org", "A"))
     assert query(names, clock, "192.0.2.1") == NOBODY
 
 
 def test_of_an_answer_that_was_cut_what_is_whole(server: tuple[str, int], names: Names, clock: Clock) -> None:
     payload = look_up(server, "large.example.org", "A")
-    assert len(payload) > ANSWER_BYTES
-    names.learn(in_ring(payload))
+    names.learn(payload[:516])
     assert query(names, clock, "198.51.100.0") == b"large.example.org"
     assert query(names, clock, "198.51.100.52") == NOBODY
 
@@ -208,43 +198,59 @@ def test_what_is_no_answer_to_a_query(names: Names, clock: Clock) -> None:
         response(question=[question, dns.rrset.from_text("b.", 0, "IN", "A")]),
         response(flags=dns.flags.QR | dns.opcode.to_flags(dns.opcode.NOTIFY)),
     ):
-        names.learn_payload(other.to_wire())
+        names.learn(other.to_wire())
     assert query(names, clock, "192.0.2.1") == NOBODY
-    names.learn_payload(response().to_wire())
+    names.learn(response().to_wire())
     assert query(names, clock, "192.0.2.1") == b"www.example.org"
 
 
 def test_addresses_of_another_class(names: Names, clock: Clock) -> None:
     made = response(answer=[dns.rrset.from_text("www.example.org.", 60, "CH", "A", "a.example. 0300")])
-    names.learn_payload(made.to_wire())
+    names.learn(made.to_wire())
     assert query(names, clock, "0.0.0.192") == NOBODY
 
 
 def test_a_name_that_would_forge_lines(names: Names, clock: Clock) -> None:
     """Any byte can be in a name; what is no printing ASCII character is escaped as zone files have it."""
     asked = response().to_wire().replace(b"\x03www\x07example", b"\x03\n\x1b[\x07\xff x(y)z")
-    names.learn_payload(asked)
+    names.learn(asked)
     assert query(names, clock, "192.0.2.1") == rb"\010\027[.\255\032x\(y\)z.org"
 
 
-def test_a_length_beyond_the_record(names: Names, clock: Clock) -> None:
-    record = bytearray(in_ring(response().to_wire()))
-    struct.pack_into("=I", record, 8, 0xFFFFFFFF)
-    names.learn(bytes(record))
-    assert query(names, clock, "192.0.2.1") == b"www.example.org"
+@pytest.mark.parametrize(
+    "family, host", [(socket.AF_INET, "127.0.0.77"), (socket.AF_INET6, "::1")], ids=["ipv4", "ipv6"]
+)
+def test_what_comes_in_from_port_53_is_heard_once(family: int, host: str) -> None:
+    """And nothing of other ports, or sent to port 53."""
+    heard = Answers()
+    with ExitStack() as sockets:
+        server, other = (sockets.enter_context(socket.socket(family, socket.SOCK_DGRAM)) for _ in range(2))
+        server.bind((host, 53))
+        other.bind((host, 0))
+        for number in range(7):
+            payload = b"tcpmon %d " % number + bytes(number * 300)
+            other.sendto(b"no " + payload, server.getsockname())
+            other.sendto(b"no " + payload, other.getsockname())
+            server.sendto(payload, other.getsockname())
+            assert server.recv(4096)
+            assert other.recv(4096).startswith(b"no ")
+            assert other.recv(4096) == payload
+    said = [payload for payload in heard.read() if payload.startswith((b"tcpmon ", b"no tcpmon "))]
+    heard.close()
+    assert said == [b"tcpmon %d " % number + bytes(number * 300) for number in range(7)]
 
 
 def test_whatever_a_stranger_sends(names: Names, clock: Clock) -> None:
     chance, good = random.Random(7), response().to_wire()
-    names.learn_payload(b"")
+    names.learn(b"")
     for _ in range(5003):
         payload = bytearray(good)
         for _ in range(chance.randint(1, 5)):
             payload[chance.randrange(len(payload))] = chance.randrange(256)
-        names.learn_payload(bytes(payload[: chance.randint(0, len(payload))]))
-        names.learn_payload(chance.randbytes(chance.randint(0, 512)))
+        names.learn(bytes(payload[: chance.randint(0, len(payload))]))
+        names.learn(chance.randbytes(chance.randint(0, 512)))
     loop = good.replace(b"\x03www", b"\xc0\x0cww")  # a name that points to itself
-    names.learn_payload(loop)
-    names.learn_payload(good)
+    names.learn(loop)
+    names.learn(good)
     assert query(names, clock, "192.0.2.1") == b"www.example.org"
     assert re.fullmatch(rb"[!-~]*( \(.*ms\))?|No DNS Query", query(names, clock, "192.0.2.2"))

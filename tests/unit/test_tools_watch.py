@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-import struct
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +22,6 @@ from ringwriter import RingWriter
 
 from tcpmon.events.record import Kind
 from tcpmon.kernel.ring import HEADER_BYTES
-from tcpmon.tools.dns import ANSWER_BYTES
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 and os.environ.get("CI") != "true", reason="filling a ring buffer needs root"
@@ -42,14 +41,15 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from eventrecords import EVENT
 from tcpmon import cli
 from tcpmon.tools import session
+from tcpmon.tools.dns import Answers
 
-lost, events, answers, *arguments = sys.argv[1:]
+lost, events, *arguments = sys.argv[1:]
 
 def open_session(request):
     if "SIGNAL_WHILE_STARTING" in os.environ:
         os.kill(os.getpid(), int(os.environ["SIGNAL_WHILE_STARTING"]))
-    dns_fd = int(answers) if request.dns else None
-    return session.Session(int(events), dns_fd, EVENT, lambda: int(Path(lost).read_text()))
+    answers = Answers() if request.dns else None
+    return session.Session(int(events), answers, EVENT, lambda: int(Path(lost).read_text()))
 
 session.open = open_session
 cli.main(["tcpconnect", *arguments])
@@ -61,13 +61,11 @@ class Running:
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], **options: Any) -> None:
         self.events = RingWriter(1 << 20, EVENT.size)
-        self.answers = RingWriter(1 << 16, ANSWER_BYTES)
         self.lost_file = folder / "lost"
         self.lost_file.write_text("0")
-        rings = (self.events.fd, self.answers.fd)
-        command = [sys.executable, "-c", CHILD, str(self.lost_file), *map(str, rings), *arguments]
+        command = [sys.executable, "-c", CHILD, str(self.lost_file), str(self.events.fd), *arguments]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        self.process = subprocess.Popen(command, pass_fds=rings, **options)
+        self.process = subprocess.Popen(command, pass_fds=[self.events.fd], **options)
 
     def read(self, expected: bytes) -> None:
         """Reads exactly this much, and compares."""
@@ -95,7 +93,6 @@ class Running:
             self.process.kill()
             self.process.communicate()
         self.events.close()
-        self.answers.close()
 
 
 Start = Callable[..., Running]
@@ -236,12 +233,15 @@ def test_lost_events_are_told_with_their_number(start: Start) -> None:
     assert tool.end() == (0, b"", b"tcpmon tcpconnect: lost 5 events\n")
 
 
-def dns_answer(name: str, address: str) -> bytes:
-    """struct dns_answer."""
+def answer(name: str, address: str) -> None:
+    """A name server's answer, sent and received."""
     made = dns.message.make_response(dns.message.make_query(name, "A"))
     made.answer.append(dns.rrset.from_text(f"{name}.", 60, "IN", "A", address))
-    payload = made.to_wire()
-    return (struct.pack("=I", len(payload)) + payload).ljust(ANSWER_BYTES, b"\0")
+    with socket.socket(type=socket.SOCK_DGRAM) as server, socket.socket(type=socket.SOCK_DGRAM) as client:
+        server.bind(("127.0.0.77", 53))
+        client.bind(("127.0.0.1", 0))
+        server.sendto(made.to_wire(), client.getsockname())
+        assert client.recv(4096)
 
 
 def test_an_answer_is_known_before_the_connect_that_follows_it(start: Start) -> None:
@@ -250,11 +250,11 @@ def test_an_answer_is_known_before_the_connect_that_follows_it(start: Start) -> 
     tool = start("-d")
     tool.read(START + HEADER.replace(b"\n", b" QUERY\n"))
     tool.process.send_signal(signal.SIGSTOP)
-    tool.answers.write(dns_answer("www.example.org", "93.184.216.34"))
+    answer("www.example.org", "93.184.216.34")
     tool.events.write(early)
     tool.process.send_signal(signal.SIGCONT)
     tool.read(LINE.replace(b"\n", b" www.example.org\n"))
-    tool.answers.write(dns_answer("other.example.org", "93.184.216.34"))
+    answer("other.example.org", "93.184.216.34")
     tool.events.write(early)
     tool.read(LINE.replace(b"\n", b" other.example.org\n"))
     assert tool.end() == (0, b"", b"")
