@@ -32,7 +32,6 @@ static __always_inline void take_unknown(struct sock *sk, struct connection *new
 	u8 sk_state = 0;
 
 	READ(&sk_state, &sk->__sk_common.skc_state);
-	new->since_ns = bpf_ktime_get_ns();
 	if (sk_state == TCP_CLOSE) // no state will follow
 		new->closed_ns = new->since_ns;
 	if (!track(sk, new))
@@ -48,7 +47,7 @@ static __always_inline void take_queued(struct connection *conn, const struct co
 	u64 since = conn->since_ns;
 
 	if (to) // taken before it is established (Fast Open): it did not wait
-		count_accept(to, since ? less(bpf_ktime_get_ns(), since) : 0, wait_known);
+		count_accept(to, since ? less(taken->since_ns, since) : 0, wait_known);
 	conn->key = taken->key;
 	conn->owner = taken->owner;
 	conn->id = taken->id;
@@ -74,7 +73,8 @@ static __always_inline void take(struct sock *sk, struct connection *conn, bool 
 			untrack(sk);
 		return;
 	}
-	new.id = new_id();
+	new.since_ns = bpf_ktime_get_ns();
+	new.id = new_id(new.since_ns);
 	to = series_of(&new.key);
 	tell(EVENT_ACCEPT, sk, &new);
 	if (conn)

@@ -97,8 +97,8 @@ static __always_inline struct connection *follow_unknown(struct sock *sk) {
 
 	if (!choose(&choice) || !is_tcp(sk) || !has_program(sk))
 		return 0;
-	new.id = new_id();
 	new.since_ns = bpf_ktime_get_ns();
+	new.id = new_id(new.since_ns);
 	if (!track(sk, &new))
 		count(COUNTER_LOST_CONNECTION, 1);
 	return connections.lookup(&sk);

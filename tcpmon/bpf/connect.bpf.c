@@ -28,7 +28,7 @@ static __always_inline void on_syn_sent(struct sock *sk) {
 		return;
 	to = series_of(&new.key);
 	new.since_ns = bpf_ktime_get_ns();
-	new.id = new_id();
+	new.id = new_id(new.since_ns);
 	birth = enter(sk, &new);
 	if (birth == NO_ROOM)
 		count(COUNTER_LOST_CONNECTION, 1);

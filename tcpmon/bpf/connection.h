@@ -60,10 +60,8 @@ static __always_inline bool claim(struct connection *conn, struct choice *choice
 	return true;
 }
 
-// One like no other since the machine was started.
-static __always_inline u64 new_id(void) {
-	return bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 0xff);
-}
+// One like no other since the machine was started, for a connection that is born now.
+static __always_inline u64 new_id(u64 now) { return now << 8 | (bpf_get_smp_processor_id() & 0xff); }
 
 static __always_inline bool track(struct sock *sk, struct connection *new) {
 	if (connections.insert(&sk, new))

@@ -102,8 +102,8 @@ TOOL = Tool(
             "--dns",
             "A column with the name that was looked up: of the DNS answers that came in over UDP, in the "
             "network namespace that this runs in, the last one with the remote address, and how long before "
-            "the connect it came, if more than 100 ms. The program which looked it up need not be the one that "
-            "connects. Not with `-c`.",
+            "the connect it came, if more than 100 ms. The program which looked it up need not be the one "
+            "that connects. Not with `-c`.",
         ),
     ),
     printer=_printer,
