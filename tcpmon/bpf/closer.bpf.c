@@ -4,7 +4,8 @@
 // close() sends a FIN, or resets, in the context of who calls it. Where no FIN is left to send, because the
 // program has shut the connection down before or its peer has reset it, what close() does is destroy the
 // socket. Only a close() between a shutdown() and the peer's acknowledgement changes nothing that could be
-// seen: it is told when the acknowledgement comes, as of who shut the connection down.
+// seen: it is told when the acknowledgement comes, as of who shut the connection down. What a kernel thread
+// does, as MPTCP's worker, it does for the owner.
 
 #if TELLS_CLOSERS
 // Of sockets that are closed but have their programs yet: a close() without lingering wipes the addresses out
@@ -18,15 +19,40 @@ static __always_inline void keep_flow(struct sock *sk) {
 	last_flows.update(&sk, &flow); // where there is no room, what the socket says then has to do
 }
 
-// The program connects anew, without a close().
-static __always_inline void forget_flow(struct sock *sk) { last_flows.delete(&sk); }
-
 static __always_inline bool wants_closer(const struct connection *conn, const struct flow *flow,
                                          const struct actor *closer) {
 	struct choice choice;
 
 	return choose(&choice) && wanted(&choice, flow, closer,
 	                                 conn->role == ROLE_CLIENT ? flow->remote_port : flow->local_port);
+}
+
+static __always_inline void read_closer(struct actor *closer, const struct connection *conn) {
+	if (conn->owner.pid && in_kernel_thread())
+		*closer = conn->owner;
+	else
+		read_actor(closer);
+}
+
+// The socket's file has no reference left, which tells close() from shutdown(). One without a file is the
+// kernel's.
+static __always_inline bool has_no_file(struct sock *sk) {
+	struct socket *socket;
+	struct file *file = 0;
+	s64 references = 0;
+
+	READ(&socket, &sk->sk_socket);
+	if (socket)
+		READ(&file, &socket->file);
+	if (!file)
+		return true;
+#ifdef HAVE_F_REF
+	READ(&references, (s64 *)&file->f_ref);
+	return references < 0;
+#else
+	READ(&references, (s64 *)&file->f_count);
+	return !references;
+#endif
 }
 
 // The current thread closes.
@@ -45,7 +71,7 @@ static __always_inline void tell_closer(struct sock *sk, struct connection *conn
 		event->flow = *kept;
 		last_flows.delete(&sk);
 	}
-	read_actor(&event->actor);
+	read_closer(&event->actor, conn);
 	if (wants_closer(conn, &event->flow, &event->actor))
 		submit(event);
 	else
@@ -82,13 +108,21 @@ static __always_inline void on_fin_sent(struct sock *sk, struct connection *conn
 	if (!is_open(conn))
 		return;
 	READ(&shutdown, &sk->sk_shutdown);
-	if (shutdown == SHUTDOWN_MASK) {
+	if (shutdown == SHUTDOWN_MASK && has_no_file(sk)) {
 		tell_closer(sk, conn);
 	} else {
 		read_flow(&flow, sk);
-		read_actor(&conn->owner);
+		read_closer(&conn->owner, conn);
 		conn->unwanted = !wants_closer(conn, &flow, &conn->owner);
 	}
+}
+
+// connect(): on a socket that connect(AF_UNSPEC) has taken from an earlier connection, that was its close.
+static __always_inline void connects_anew(struct sock *sk) {
+	struct connection *conn = connections.lookup(&sk);
+
+	if (conn && conn->closed)
+		tell_closer(sk, conn);
 }
 
 static __always_inline struct connection *follow_unknown(struct sock *sk) {
@@ -106,7 +140,7 @@ static __always_inline struct connection *follow_unknown(struct sock *sk) {
 
 static __always_inline bool keep_for_closer(struct connection *conn) { return !conn->closer_told; }
 #else
-static __always_inline void forget_flow(struct sock *sk) {}
+static __always_inline void connects_anew(struct sock *sk) {}
 static __always_inline void tell_closer(struct sock *sk, struct connection *conn) {}
 static __always_inline bool waits_for_closer(struct sock *sk, struct connection *conn, u64 closed_ns) {
 	return false;

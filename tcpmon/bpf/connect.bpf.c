@@ -23,6 +23,7 @@ static __always_inline void on_syn_sent(struct sock *sk) {
 	if (!choose(&choice) || !is_tcp(sk))
 		return;
 	note_syn_sent(sk);
+	connects_anew(sk);
 	read_flow(&flow, sk);
 	if (!claim(&new, &choice, &flow, flow.remote_port))
 		return;
@@ -34,7 +35,6 @@ static __always_inline void on_syn_sent(struct sock *sk) {
 		count(COUNTER_LOST_CONNECTION, 1);
 	if (birth != BORN)
 		return;
-	forget_flow(sk);
 	if (to)
 		add(&to->attempts, 1);
 	will_announce(sk);
@@ -96,8 +96,20 @@ static __always_inline u32 failure(struct sock *sk, struct connection *conn, int
 	return old_state == TCP_SYN_SENT ? REASON_REFUSED : REASON_RESET;
 }
 
+// TCP_FASTOPEN_CONNECT with a cookie: the SYN is yet to come, with the first write. To be asked only where no
+// answer has come, which empties the queue that is counted here.
+static __always_inline bool defers_syn(struct sock *sk) {
+	u32 packets_out = 0;
+
+	if (!TELLS_ATTEMPTS)
+		return false;
+	READ(&packets_out, &((struct tcp_sock *)sk)->packets_out);
+	return !packets_out;
+}
+
 static __always_inline void on_failed(struct sock *sk, u32 reason) {
-	if (reason == NOT_KNOWN_YET || reason == REASON_NO_PORT)
+	if (reason == NOT_KNOWN_YET || reason == REASON_NO_PORT ||
+	    (reason == REASON_CANCELED && defers_syn(sk)))
 		forget_attempt(sk); // failed before there was a SYN
 	else
 		announce(sk);
@@ -141,7 +153,7 @@ static __always_inline int connect_returned(int ret) {
 	call = *found;
 	connect_calls.delete(&tid);
 	sk = (struct sock *)call.sk;
-	if (call.syn_sent)
+	if (call.syn_sent && !defers_syn(sk))
 		announce(sk);
 	if (ret >= 0 || ret == -EINPROGRESS)
 		return 0;

@@ -15,6 +15,14 @@ static __always_inline void read_actor(struct actor *actor) {
 	actor->uid = bpf_get_current_uid_gid();
 }
 
+static __always_inline bool in_kernel_thread(void) {
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	u32 flags = 0;
+
+	READ(&flags, &task->flags);
+	return flags & PF_KTHREAD;
+}
+
 static __always_inline const char *shown_comm(const struct settings *now, const struct actor *actor) {
 	return now->thread_comm ? actor->thread_comm : actor->comm;
 }

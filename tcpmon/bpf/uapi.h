@@ -7,6 +7,7 @@
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
 #define SHUTDOWN_MASK 3
+#define PF_KTHREAD 0x00200000
 
 enum {
 	TCP_ESTABLISHED = 1,

@@ -26,12 +26,12 @@ USED: dict[str, tuple[str, ...]] = {
     ),
     "sock": ("__sk_common", "sk_socket", "sk_protocol", "sk_err", "sk_shutdown", "sk_lock.owned"),
     "inet_sock": ("inet_sport",),
-    "tcp_sock": ("bytes_acked", "bytes_received", "total_retrans", "snd_una", "write_seq"),
-    "socket": ("state", "sk"),
+    "tcp_sock": ("bytes_acked", "bytes_received", "total_retrans", "snd_una", "write_seq", "packets_out"),
+    "socket": ("state", "sk", "file"),
     "file": ("private_data",),
     "fdtable": ("max_fds", "fd"),
     "files_struct": ("fdt",),
-    "task_struct": ("group_leader", "comm", "files", "nsproxy"),
+    "task_struct": ("group_leader", "comm", "files", "flags", "nsproxy"),
     "net": ("ns",),
     "nsproxy": ("mnt_ns",),
     "mnt_namespace": ("ns",),
@@ -43,6 +43,8 @@ USED: dict[str, tuple[str, ...]] = {
 }
 # What a kernel may be built without; each has its HAVE_… in the code.
 OPTIONAL = {"mptcp_sock": ("first",)}
+# A file's count of references: from 6.13 on, and before.
+_FILE_COUNTS = ("f_ref", "f_count")
 _ENUMS = ("sock_flags",)
 
 
@@ -63,9 +65,12 @@ def kernel_types(types: btf.Btf) -> str:
     -fms-extensions drops with a warning, and all that follows moves.
     """
     present = USED | {name: members for name, members in OPTIONAL.items() if types.has_struct(name)}
+    counts = [name for name in _FILE_COUNTS if types.offset("file", name) is not None]
+    present["file"] += tuple(counts)
     wanted = [(name, btf.KIND_STRUCT) for name in present] + [(name, btf.KIND_ENUM) for name in _ENUMS]
     parts = ["#pragma once", "#include <linux/types.h>", types.c_text(wanted)]
     parts += [f"#define HAVE_{name.removesuffix('_sock').upper()}" for name in present if name in OPTIONAL]
+    parts += [f"#define HAVE_{name.upper()}" for name in counts]
     for struct, members in present.items():
         parts.append(f'_Static_assert(sizeof(struct {struct}) == {types.size(struct)}, "struct {struct}");')
         parts += [_assertion(types, struct, member) for member in members]

@@ -13,8 +13,11 @@ from harness.daemon import Daemon
 from harness.helpers import Helpers, build
 from harness.netns import Netns, netns, veth_pair
 from harness.require import require_privileges
+from harness.tool import Tool
+from harness.watched import Trio, Watched
 
 _names = itertools.count(1)
+StartTool = Callable[..., Tool]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,3 +78,36 @@ def comm() -> str:
 @pytest.fixture(scope="session")
 def helpers(privileges: None, tmp_path_factory: pytest.TempPathFactory) -> Helpers:
     return build(tmp_path_factory.mktemp("helpers"))
+
+
+@pytest.fixture
+def start_tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartTool]:
+    """start_tool(name, *args, lossy=False, ns=None): a tool that traces, stopped and judged at the end.
+
+    With wait=False it is on its way; `Tool.ready` waits.
+    """
+    with ExitStack() as running:
+
+        def start(name: str, *args: str, wait: bool = True, **how: Any) -> Tool:
+            tool = running.enter_context(Tool(tmp_path_factory.mktemp(name), name, *args, **how))
+            return tool.ready() if wait else tool
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def trio(privileges: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    """The three tools, for the tests of a module; none of these may make them lose an event."""
+    commands = (("tcptracer", "-v"), ("tcpaccept",), ("tcpconnect", "-U", "-L"))
+    with ExitStack() as running:
+        tools = [running.enter_context(Tool(tmp_path_factory.mktemp(args[0]), *args)) for args in commands]
+        yield Trio(*(tool.ready() for tool in tools))
+
+
+@pytest.fixture
+def watched(trio: Trio, request: pytest.FixtureRequest, comm: str) -> Watched:
+    """What the three tools tell of the test's namespaces (`ns` or `pair`) and of its programs."""
+    names = [name for name in ("ns", "pair") if name in request.fixturenames]
+    found = [request.getfixturevalue(name) for name in names]
+    namespaces = [each for one in found for each in (one if isinstance(one, tuple) else (one,))]
+    return Watched(trio, trio.sizes(), tuple(namespaces), comm)

@@ -68,11 +68,18 @@ def plain_accept(listener: socket.socket) -> socket.socket:
 
 
 def finish_connect(sock: socket.socket) -> int:
-    """Wait for a non-blocking connect's end; its errno (0 when established)."""
+    """Wait for a non-blocking connect's end; its errno (0 when established).
+
+    POLLERR alone is not the end: an ICMP error is put on the error queue, which wakes poll(2), before
+    the socket has the error (tcp_v4_err).
+    """
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
-    assert poller.poll(PATIENCE_MS), "the connect did not end"
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    while ready := poller.poll(PATIENCE_MS):
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code or ready[0][1] & (select.POLLOUT | select.POLLHUP):
+            return code
+    raise AssertionError("the connect did not end")
 
 
 def connect_errno(sock: socket.socket, address: tuple[str, int], blocking: bool = True) -> int:
