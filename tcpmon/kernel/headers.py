@@ -44,7 +44,7 @@ USED: dict[str, tuple[str, ...]] = {
 # What a kernel may be built without; each has its HAVE_… in the code.
 OPTIONAL = {"mptcp_sock": ("first",)}
 # A file's count of references: from 6.13 on, and before.
-_FILE_COUNTS = ("f_ref", "f_count")
+FILE_COUNTS = ("f_ref", "f_count")
 _ENUMS = ("sock_flags",)
 
 
@@ -58,19 +58,24 @@ def write_tree(folder: Path) -> None:
     (include / "kernel_types.h").write_text(kernel_types(btf.load()))
 
 
+def used_here(types: btf.Btf) -> dict[str, tuple[str, ...]]:
+    """The structs and members that the BPF code looks into on this kernel."""
+    optional = {name: members for name, members in OPTIONAL.items() if types.has_struct(name)}
+    count = tuple(name for name in FILE_COUNTS if types.offset("file", name) is not None)
+    return USED | optional | {"file": USED["file"] + count}
+
+
 def kernel_types(types: btf.Btf) -> str:
     """C text: the types, and assertions that the compiler lays each used member out as the kernel has it.
 
     The assertions are a must: Linux 7 embeds tagged structs without a member name, which a compiler without
     -fms-extensions drops with a warning, and all that follows moves.
     """
-    present = USED | {name: members for name, members in OPTIONAL.items() if types.has_struct(name)}
-    counts = [name for name in _FILE_COUNTS if types.offset("file", name) is not None]
-    present["file"] += tuple(counts)
+    present = used_here(types)
     wanted = [(name, btf.KIND_STRUCT) for name in present] + [(name, btf.KIND_ENUM) for name in _ENUMS]
     parts = ["#pragma once", "#include <linux/types.h>", types.c_text(wanted)]
     parts += [f"#define HAVE_{name.removesuffix('_sock').upper()}" for name in present if name in OPTIONAL]
-    parts += [f"#define HAVE_{name.upper()}" for name in counts]
+    parts += [f"#define HAVE_{name.upper()}" for name in present["file"] if name in FILE_COUNTS]
     for struct, members in present.items():
         parts.append(f'_Static_assert(sizeof(struct {struct}) == {types.size(struct)}, "struct {struct}");')
         parts += [_assertion(types, struct, member) for member in members]

@@ -29,14 +29,8 @@ def bpftool(form: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def used_here(types: btf.Btf) -> dict[str, tuple[str, ...]]:
-    """The structs and members that are in use on this kernel."""
-    optional = {name: members for name, members in headers.OPTIONAL.items() if types.has_struct(name)}
-    return headers.USED | optional
-
-
 def wanted(types: btf.Btf) -> dict[str, tuple[str, ...]]:
-    used = used_here(types)
+    used = headers.used_here(types)
     return {name: (*used.get(name, ()), *MORE.get(name, ())) for name in {**used, **MORE}}
 
 
@@ -138,7 +132,7 @@ def test_the_header_compiles_and_its_assertions_hold(text: str) -> None:
 def test_every_assertion_can_fail(text: str, types: btf.Btf) -> None:
     """Each is made wrong by one, and each must be complained about: what is asserted is looked at."""
     wrong, count = re.subn(r"(_Static_assert\(.* == )(\d+),", lambda m: f"{m[1]}{int(m[2]) + 1},", text)
-    used = used_here(types)
+    used = headers.used_here(types)
     expected = [f"struct {name}" for name in used]
     expected += [f"{name}.{member}" for name, members in used.items() for member in members]
     assert count == len(expected)
@@ -179,7 +173,7 @@ def test_the_tree_is_one_that_bcc_accepts(tmp_path: Path, text: str) -> None:
     assert (include / "kernel_types.h").read_text() == text
 
 
-USED = headers.USED | headers.OPTIONAL
+USED = headers.USED | headers.OPTIONAL | {"file": headers.USED["file"] + headers.FILE_COUNTS}
 
 
 def code() -> str:
