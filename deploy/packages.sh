@@ -3,7 +3,7 @@
 # its tests and benchmarks too. Says what it installs; does nothing where all are there.
 set -eu
 
-run='python3 python3-venv python3-bpfcc libbpf1'
+run='python3 python3-venv python3-bpfcc python3-systemd libbpf1'
 test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl gcc libc6-dev prometheus clang-format shellcheck mandoc'
 
 wanted=$run

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from tcpmon import __version__
+from tcpmon import __version__, events
 from tcpmon.config import DEFAULT_PATH
 from tcpmon.errors import ConfigError, TcpmonError
+from tcpmon.service import log
 from tcpmon.tools import TOOLS
 
 _CONFIG_HELP = f"configuration file (default: {DEFAULT_PATH} if it is there, else built-in defaults)"
@@ -23,14 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a verb and ends the process: 0, 1 on an operator's error, 2 on bad usage."""
     given = sys.argv[1:] if arguments is None else arguments
     parsed = parser(*given[:1]).parse_args(given)
-    logging.basicConfig(format="tcpmon: %(message)s", level=logging.INFO, stream=sys.stderr)
+    log.begin()
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
         status = verb(parsed)
         sys.stdout.flush()
     except TcpmonError as error:
+        start = log.prefix(logging.ERROR)
         for line in error.message.splitlines():
-            print(line if isinstance(error, ConfigError) else f"tcpmon: {line}", file=sys.stderr)
+            print(line if isinstance(error, ConfigError) else start + line, file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         status = 1
@@ -68,6 +70,9 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
         tool = verbs.add_parser(name, help=what)
         if name == verb:
             _add_tool(tool, name)
+    logged = verbs.add_parser(events.NAME, help=events.SUMMARY)
+    if verb == events.NAME:
+        _add_events(logged)
     return parser
 
 
@@ -81,6 +86,20 @@ def _add_tool(parser: argparse.ArgumentParser, name: str) -> None:
         if problem := tool.problem(parsed):
             parser.error(problem)
         watch.run(tool, parsed)
+        return 0
+
+    parser.set_defaults(verb=run)
+
+
+def _add_events(parser: argparse.ArgumentParser) -> None:
+    from tcpmon.events import verb
+
+    verb.add_to(parser)
+
+    def run(parsed: argparse.Namespace) -> int:
+        if problem := verb.problem(parsed):
+            parser.error(problem)
+        verb.run(parsed)
         return 0
 
     parser.set_defaults(verb=run)

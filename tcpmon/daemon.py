@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tcpmon import config as configuration
@@ -13,12 +14,18 @@ from tcpmon import privileges
 from tcpmon.config import Config
 from tcpmon.config.kinds import map_problem
 from tcpmon.errors import TcpmonError
+from tcpmon.events.journal import Journal
+from tcpmon.events.record import JOURNALED, Kind
+from tcpmon.events.tally import Tally
 from tcpmon.kernel import control, load, source
 from tcpmon.kernel.load import Loaded
-from tcpmon.metrics import snapshot
+from tcpmon.metrics import selfmetrics, snapshot
 from tcpmon.metrics.scrape import Scraper, Status, bounds
+from tcpmon.service import inheritance, store
+from tcpmon.service.heartbeat import Pulse, scrape_works
+from tcpmon.service.manager import Manager
 from tcpmon.web.landing import landing_page
-from tcpmon.web.server import Response, Route, Server, listen_all
+from tcpmon.web.server import Response, Route, Server, listen_all, name_of
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +36,35 @@ _TEXT = "text/plain; charset=utf-8"
 def run(path: str | None, mechanisms: Mapping[str, str]) -> None:
     """Serves until SIGTERM or SIGINT. `mechanisms` forces a way to trace for an event (tests)."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes while starting is taken below
+    manager = Manager()
+    manager.status("reading the configuration")
     config = configuration.load(path)
     set_log_level(config)
-    privileges.require()
-    sockets = listen_all(config.listen)
-    loaded = load.load(module(config), mechanisms)
-    control.apply(loaded.tables, config)
+    handed = inheritance.take(manager)
+    if not handed.kept:
+        privileges.require()
+    sockets = handed.sockets or listen_all(config.listen)
+    loaded = _trace(manager, handed.kept, module(config), mechanisms)
+    control.apply(loaded.tables, config, *telling(config))
     privileges.drop(lambda: snapshot.counters(loaded.tables["counters"]))
-    daemon = Daemon(path, config, loaded)
-    server = Server(sockets, daemon.routes())
-    server.start()
-    for bound in sockets:
-        host, port = bound.getsockname()[:2]
-        log.info("ready, serving http://%s:%d/metrics", f"[{host}]" if ":" in host else host, port)
-    daemon.wait()
-    server.stop()
+    daemon = Daemon(path, config, loaded, manager)
+    daemon.serve(sockets)
     loaded.close()
+
+
+def _trace(
+    manager: Manager, kept: Mapping[str, int], compiled: source.Module, mechanisms: Mapping[str, str]
+) -> Loaded:
+    """The module that traces already, kept over a restart, or a new one."""
+    taken = store.take_back(manager, kept, compiled, mechanisms)
+    if taken:
+        log.info("the BPF programs went on counting meanwhile: taken over")
+        return taken
+    privileges.require()
+    manager.status("compiling and attaching the BPF programs")
+    loaded = load.load(compiled, mechanisms)
+    store.keep(manager, loaded, compiled, mechanisms)
+    return loaded
 
 
 def module(config: Config) -> source.Module:
@@ -56,7 +76,18 @@ def module(config: Config) -> source.Module:
         ring_bytes=config.events.buffer,
         cgroup_map=config.filters.cgroup_map,
         mntns_map=config.filters.mntns_map,
+        events=_bits(JOURNALED.values()),
     )
+
+
+def telling(config: Config) -> tuple[int, int]:
+    """Which kinds of events the kernel tells of, as bits, and at most how many a second (0: all)."""
+    types = config.events.types if config.events.journal else ()
+    return _bits(JOURNALED[name] for name in types), config.events.rate_limit
+
+
+def _bits(kinds: Iterable[Kind]) -> int:
+    return sum(1 << kind for kind in kinds)
 
 
 def set_log_level(config: Config) -> None:
@@ -66,11 +97,27 @@ def set_log_level(config: Config) -> None:
 class Daemon:
     """The state behind the routes: the configuration in force and how the last reload went."""
 
-    def __init__(self, path: str | None, config: Config, loaded: Loaded) -> None:
+    def __init__(self, path: str | None, config: Config, loaded: Loaded, manager: Manager) -> None:
         self._path = path
         self._loaded = loaded
+        self._manager = manager
         self._status = Status(config, reload_ok=True, reload_timestamp=time.time())
-        self._scraper = Scraper(loaded, config)
+        self._journal = Journal(loaded.tables["events"], Tally(loaded.tables["journal_tally"]))
+        self._scraper = Scraper(loaded, config, self._journal)
+
+    def serve(self, sockets: Sequence[socket.socket]) -> None:
+        """Answers scrapes on listening sockets, which it owns, until a signal says to end."""
+        server = Server(sockets, self.routes())
+        server.start()
+        self._switch_journal()
+        for bound in sockets:
+            log.info("ready, serving http://%s/metrics", name_of(bound))
+        pulse = Pulse(self._manager, lambda timeout_s: self._scrapes_work(server, timeout_s), self._health)
+        self._manager.ready()
+        self._wait(pulse)
+        self._manager.stopping()
+        server.stop()
+        self._journal.stop()
 
     def routes(self) -> dict[str, Route]:
         return {
@@ -84,11 +131,32 @@ class Daemon:
         content_type, body = self._scraper.scrape(headers.get("Accept") or "", self._status)
         return Response(200, content_type, body)
 
-    def wait(self) -> None:
-        """Handles signals until one says to end. Costs nothing meanwhile."""
-        while (number := signal.sigwait(SIGNALS)) == signal.SIGHUP:
+    def _wait(self, pulse: Pulse) -> None:
+        """Handles signals until one says to end."""
+        while (number := pulse.wait(SIGNALS)) == signal.SIGHUP:
+            self._manager.reloading()
             self.reload()
+            self._manager.ready()
         log.info("ending on %s", signal.Signals(number).name)
+
+    def _scrapes_work(self, server: Server, timeout_s: float) -> bool:
+        """One that was answered lately is proof enough; else we ask for one."""
+        lately = time.monotonic() - timeout_s
+        return self._scraper.answered_at > lately or scrape_works(server.connect, timeout_s)
+
+    def _health(self) -> str:
+        counters = snapshot.counters(self._loaded.tables["counters"])
+        lost = sum(selfmetrics.lost(counters, self._scraper.programs(), self._journal).values())
+        return (
+            f"{counters['tracked']} connections followed, {lost} events lost, "
+            f"{self._scraper.answered} scrapes answered"
+        )
+
+    def _switch_journal(self) -> None:
+        if self._status.config.events.journal:
+            self._journal.start()
+        else:
+            self._journal.stop()
 
     def _map_problem(self, path: str) -> str | None:
         """As at the start, but for the maps in use: those may be out of reach without privilege."""
@@ -103,7 +171,7 @@ class Daemon:
             for key in configuration.changed_restart_only(old, new):
                 log.warning("%s cannot change while running: it keeps its value until a restart", key)
             new = configuration.with_restart_only_of(old, new)
-            control.apply(self._loaded.tables, new)
+            control.apply(self._loaded.tables, new, *telling(new))
         except TcpmonError as error:
             self._status = replace(self._status, reload_ok=False)
             for line in (*error.message.splitlines(), "the configuration in force is unchanged"):
@@ -111,4 +179,5 @@ class Daemon:
             return
         set_log_level(new)
         self._status = Status(new, reload_ok=True, reload_timestamp=time.time())
+        self._switch_journal()
         log.info("configuration reloaded")

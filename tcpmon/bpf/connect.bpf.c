@@ -135,10 +135,12 @@ static __always_inline void on_unsent(struct connect_call *call, int error) {
 	if (!read_destination(&flow, call) || !claim(&unsent, &choice, &flow, flow.remote_port))
 		return;
 	to = series_of(&unsent.key);
-	if (!to)
-		return;
-	add(&to->attempts, 1);
-	add(&to->failures[reason_of(error)], 1);
+	if (to) {
+		add(&to->attempts, 1);
+		add(&to->failures[reason_of(error)], 1);
+	}
+	unsent.id = new_id(bpf_ktime_get_ns());
+	tell_failure((struct sock *)call->sk, &unsent, reason_of(error), &flow);
 }
 
 static __always_inline int connect_returned(int ret) {

@@ -102,49 +102,53 @@ static __always_inline u32 reason_of(int error) {
 
 static __always_inline u64 less(u64 n, u64 by) { return n > by ? n - by : 0; }
 
-static __always_inline void count_bytes(struct closes *to, u32 role, struct tcp_sock *tp, bool fin_acked) {
+static __always_inline void read_volume(struct volume *volume, struct tcp_sock *tp,
+                                        const struct connection *conn) {
 	u64 acked, received;
-	u32 retransmitted;
 	unsigned long flags;
 
 	READ(&acked, &tp->bytes_acked);
 	READ(&received, &tp->bytes_received);
-	READ(&retransmitted, &tp->total_retrans);
+	READ(&volume->retransmitted_segments, &tp->total_retrans);
 	READ(&flags, &((struct sock *)tp)->__sk_common.skc_flags);
 	// The kernel counts sequence numbers: a client's SYN and a FIN take one each. SOCK_DONE: FIN
 	// received.
-	add(&to->sent_bytes, less(acked, (role == ROLE_CLIENT) + fin_acked));
-	add(&to->received_bytes, less(received, (flags >> SOCK_DONE) & 1));
-	if (retransmitted)
-		add(&to->retransmitted_segments, retransmitted);
+	volume->sent_bytes = less(acked, (conn->role == ROLE_CLIENT) + conn->fin_acked);
+	volume->received_bytes = less(received, (flags >> SOCK_DONE) & 1);
 }
 
-static __always_inline void count_close(struct series *to, struct sock *sk, u32 role, bool fin_acked,
-                                        u64 ns) {
+static __always_inline void count_close(struct series *to, u32 role, u64 ns, const struct volume *volume) {
 	struct closes *closes = role == ROLE_CLIENT ? &to->client_closes : &to->server_closes;
 
 	add(&closes->duration_ns, ns);
 	add(&closes->duration[connection_duration_slot(ns)], 1);
-	count_bytes(closes, role, (struct tcp_sock *)sk, fin_acked);
+	add(&closes->sent_bytes, volume->sent_bytes);
+	add(&closes->received_bytes, volume->received_bytes);
+	if (volume->retransmitted_segments)
+		add(&closes->retransmitted_segments, volume->retransmitted_segments);
 }
 
 // The end of a connection: failed for a reason while connecting, or, with NOT_FAILED, closed.
 static __always_inline void end(struct sock *sk, struct connection *conn, u32 reason, u64 closed_ns) {
-	struct series_key key = conn->key;
-	u64 since_ns = conn->since_ns;
-	u32 role = conn->role;
-	bool fin_acked = conn->fin_acked;
+	struct connection was = *conn;
+	struct volume volume = {};
 	struct series *to;
+	u64 ns;
 
 	if (!untrack(sk))
 		return;
-	to = known_series(&key);
-	if (!to)
-		return;
-	if (reason < REASONS)
-		add(&to->failures[reason], 1);
-	else
-		count_close(to, sk, role, fin_acked, since_ns ? less(closed_ns, since_ns) : 0);
+	to = known_series(&was.key);
+	if (reason < REASONS) {
+		if (to)
+			add(&to->failures[reason], 1);
+		tell_failure(sk, &was, reason, 0);
+	} else {
+		ns = was.since_ns ? less(closed_ns, was.since_ns) : 0;
+		read_volume(&volume, (struct tcp_sock *)sk, &was);
+		if (to)
+			count_close(to, was.role, ns, &volume);
+		tell_close(sk, &was, ns, &volume);
+	}
 }
 
 static __always_inline bool is_open(struct connection *conn) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-// Records of single events, for those who asked for them: the tools, each with a module of its own.
+// Records of single events, for those who asked for them: the journal, and the tools, each with a module of
+// its own.
 
 static __always_inline bool tells(const struct settings *now, u32 kind) {
 	return CAN_TELL(kind) && now->events >> kind & 1;
@@ -8,6 +9,13 @@ static __always_inline bool tells(const struct settings *now, u32 kind) {
 // Where closers are told, the filters ask at each event who acts, and not once who owns the connection: so
 // all connections are followed.
 static __always_inline bool follows_all(const struct settings *now) { return tells(now, EVENT_CLOSING); }
+
+// What a connection carried.
+struct volume {
+	u64 sent_bytes;
+	u64 received_bytes;
+	u32 retransmitted_segments;
+};
 
 // The actor is for the caller to fill in, and the record to submit.
 static __always_inline struct event *new_event(u32 kind, struct sock *sk, const struct connection *conn) {
@@ -43,17 +51,73 @@ static __always_inline void discard(struct event *event) {
 #endif
 }
 
-// Tells of something that the connection's owner did, or that happened to its connection.
-static __always_inline void tell(u32 kind, struct sock *sk, const struct connection *conn) {
+// Of CPUs that meet at the turn of a second each may let an event more through: none goes uncounted.
+static __always_inline bool within_rate(const struct settings *now) {
+#if EVENTS
+	u64 second = bpf_ktime_get_ns() / 1000000000;
+	u32 zero = 0;
+	struct rate *current = rate.lookup(&zero);
+
+	if (!now->rate_limit || !current)
+		return true;
+	if (current->second != second) {
+		current->events = 0;
+		current->second = second;
+	}
+	if (current->events >= now->rate_limit) {
+		count(COUNTER_CUT_EVENT, 1);
+		return false;
+	}
+	add(&current->events, 1);
+#endif
+	return true;
+}
+
+// Something that the connection's owner did, or that happened to its connection; null where nobody is to hear
+// of it. To be submitted.
+static __always_inline struct event *event_of_owner(u32 kind, struct sock *sk,
+                                                    const struct connection *conn) {
 	struct choice choice;
 	struct event *event;
 
-	if (!CAN_TELL(kind) || conn->unwanted || !choose(&choice) || !tells(choice.now, kind))
-		return;
+	if (!CAN_TELL(kind) || conn->unwanted || !choose(&choice) || !tells(choice.now, kind) ||
+	    !within_rate(choice.now))
+		return 0;
 	event = new_event(kind, sk, conn);
+	if (event)
+		event->actor = conn->owner;
+	return event;
+}
+
+static __always_inline void tell(u32 kind, struct sock *sk, const struct connection *conn) {
+	struct event *event = event_of_owner(kind, sk, conn);
+
+	if (event)
+		submit(event);
+}
+
+static __always_inline void tell_failure(struct sock *sk, const struct connection *conn, u32 reason,
+                                         const struct flow *flow) {
+	struct event *event = event_of_owner(EVENT_CONNECT_FAILED, sk, conn);
+
 	if (!event)
 		return;
-	event->actor = conn->owner;
+	event->reason = reason;
+	if (flow)
+		event->flow = *flow;
+	submit(event);
+}
+
+static __always_inline void tell_close(struct sock *sk, const struct connection *conn, u64 ns,
+                                       const struct volume *volume) {
+	struct event *event = event_of_owner(EVENT_CLOSE, sk, conn);
+
+	if (!event)
+		return;
+	event->duration_ns = ns;
+	event->sent_bytes = volume->sent_bytes;
+	event->received_bytes = volume->received_bytes;
+	event->retransmits = volume->retransmitted_segments;
 	submit(event);
 }
 

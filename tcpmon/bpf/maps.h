@@ -9,6 +9,8 @@ BPF_HASH(connect_calls, u32, struct connect_call, 32768);
 
 #if EVENTS // enum event_kind as bits: what can be put into the ring at all
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_ARRAY(rate, struct rate, 1);
+BPF_ARRAY(journal_tally, u64, 2);         // user space's own (events/tally.py)
 BPF_ARRAY(event_layout, struct event, 1); // never written: bcc tells the layout of arrays only
 #endif
 #define CAN_TELL(kind) (!!(EVENTS & 1 << (kind)))

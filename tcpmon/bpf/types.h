@@ -141,6 +141,7 @@ enum counter {
 	COUNTER_LOST_SERIES,     // not even _other could be found
 	COUNTER_LOST_READ,       // kernel memory that could not be read
 	COUNTER_LOST_EVENT,      // no room in the ring buffer
+	COUNTER_CUT_EVENT,       // beyond the rate limit
 	COUNTERS
 };
 
@@ -153,7 +154,14 @@ struct settings {
 	u32 filters; // bit 2 * dimension + exclude: that list is not empty; FILTER_FAMILY_*
 	u32 labels;
 	u32 thread_comm;
-	u32 events; // bit 1 << enum event_kind: put into the ring
+	u32 events;     // bit 1 << enum event_kind: put into the ring
+	u32 rate_limit; // events a second that are put there; 0: all
+};
+
+// The second of CLOCK_MONOTONIC that is running, and the events put into the ring in it.
+struct rate {
+	u64 second;
+	u64 events;
 };
 
 enum dimension { DIM_PID, DIM_PORT, DIM_NETNS, DIM_COMM, DIM_UID, DIM_REMOTE, DIMENSIONS };

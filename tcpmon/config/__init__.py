@@ -42,7 +42,7 @@ __all__ = [
 DEFAULT_PATH = "/etc/tcpmon/tcpmon.yaml"
 
 # What the file can say and this version cannot do yet: the only value that is accepted.
-UNSUPPORTED_YET: dict[str, object] = {"web_config": None, "events.journal": False}
+UNSUPPORTED_YET: dict[str, object] = {"web_config": None}
 
 
 def load(

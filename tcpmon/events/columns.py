@@ -70,14 +70,18 @@ class Lines:
 
     def render(self, records: bytes) -> bytes:
         """The lines of records as Ring.read gives them."""
+        return b"\n".join([*self.each(records), b""])
+
+    def each(self, records: bytes) -> list[bytes]:
+        """The same one by one, without their ends."""
         if not records:
-            return b""
+            return []
         values = iter(self._decode(records))
         cells = [
             make([next(values) for _ in range(width)])
             for make, width in zip(self._cells, self._widths, strict=True)
         ]
-        return b"\n".join(map(b"".join, zip(*cells, strict=True))) + b"\n"
+        return list(map(b"".join, zip(*cells, strict=True)))
 
 
 def _cells(column: Column) -> Callable[[Sequence[Sequence[Any]]], Iterable[bytes]]:

@@ -26,6 +26,10 @@ class Kind(IntEnum):
     CLOSE = 5
 
 
+# What the journal is told of, by the names of events.types.
+JOURNALED = {kind.name.lower(): kind for kind in (Kind.CONNECT, Kind.CONNECT_FAILED, Kind.ACCEPT, Kind.CLOSE)}
+
+
 def decoder(layout: Layout, names: Sequence[str]) -> Callable[[bytes], Columns]:
     """A function from records as Ring.read gives them, one at least, to the values of each named field (one
     of a struct within goes by its own name): a tuple with as many values as there are records, in the order

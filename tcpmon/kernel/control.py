@@ -27,9 +27,9 @@ _MEMBARRIER_CMD_GLOBAL = 1
 _PRESENT = b"\x01"
 
 
-def apply(tables: Mapping[str, Table], config: Config, events: int = 0) -> None:
+def apply(tables: Mapping[str, Table], config: Config, events: int = 0, rate_limit: int = 0) -> None:
     """Puts filters and labels of the configuration in force. `events`: which kinds are put into the ring, as
-    bits of enum event_kind."""
+    bits of enum event_kind, and at most how many a second (0: all)."""
     current = _active(tables)
     if current == _OFF:
         _make_other(tables["series"])
@@ -39,7 +39,7 @@ def apply(tables: Mapping[str, Table], config: Config, events: int = 0) -> None:
     _write_values(tables["filter_values"], slot, config.filters)
     _write_ports(tables["filter_ports"], slot, config.filters.port)
     _write_remotes(tables["filter_remotes"], slot, config.filters.remote)
-    _write_settings(tables["settings"], slot, config, events)
+    _write_settings(tables["settings"], slot, config, events, rate_limit)
     libbpf.update(tables["active"].fd, _u32(0), _u32(slot))
 
 
@@ -143,9 +143,8 @@ def _filter_bits(filters: Filters) -> int:
     return bits
 
 
-def _write_settings(table: Table, slot: int, config: Config, events: int) -> None:
+def _write_settings(table: Table, slot: int, config: Config, events: int, rate_limit: int) -> None:
     labels = sum(_LABEL_BITS[label] for label in config.metrics.labels)
     thread = config.metrics.comm == "thread"
-    libbpf.update(
-        table.fd, _u32(slot), struct.pack("=IIII", _filter_bits(config.filters), labels, thread, events)
-    )
+    words = (_filter_bits(config.filters), labels, thread, events, rate_limit)
+    libbpf.update(table.fd, _u32(slot), struct.pack("=5I", *words))

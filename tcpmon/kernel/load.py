@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,6 +65,11 @@ def load(module: Module, mechanisms: Mapping[str, str]) -> Loaded:
     answer, fds = _ask(json.dumps(request).encode() + b"\n")
     if "error" in answer:
         raise KernelError(answer["error"], answer["hint"])
+    return described(answer, fds)
+
+
+def described(answer: Mapping[str, Any], fds: Sequence[int]) -> Loaded:
+    """What the loader, or describe(), says of a module's descriptors."""
     names = answer["maps"]
     maps, programs = fds[: len(names)], fds[len(names) : len(names) + len(answer["programs"])]
     tables = {
@@ -80,10 +85,28 @@ def load(module: Module, mechanisms: Mapping[str, str]) -> Loaded:
     )
 
 
-def _layout(described: dict[str, Any]) -> Layout:
-    return Layout(
-        described["size"], {name: (place[0], place[1]) for name, place in described["fields"].items()}
-    )
+def describe(loaded: Loaded) -> dict[str, Any]:
+    """All but the descriptors, for JSON; as the loader does."""
+    return {
+        "maps": list(loaded.tables),
+        "programs": list(loaded.programs),
+        "links": len(loaded.links),
+        "probes": [asdict(probe) for probe in loaded.probes],
+        "layouts": {
+            name: {"key": asdict(table.key), "value": asdict(table.value)}
+            for name, table in loaded.tables.items()
+        },
+        "bcc": loaded.bcc,
+    }
+
+
+def descriptors(loaded: Loaded) -> list[int]:
+    """In the order that described() takes."""
+    return [*(table.fd for table in loaded.tables.values()), *loaded.programs.values(), *loaded.links]
+
+
+def _layout(of: Mapping[str, Any]) -> Layout:
+    return Layout(of["size"], {name: (place[0], place[1]) for name, place in of["fields"].items()})
 
 
 def _ask(request: bytes) -> tuple[dict[str, Any], list[int]]:

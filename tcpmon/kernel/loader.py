@@ -32,6 +32,7 @@ MAPS = (
     "filter_ports",
     "filter_remotes",
 )
+EVENT_MAPS = ("events", "journal_tally")
 # bcc tells no layout of a ring's records
 _LAYOUT_OF = {"events": "event_layout"}
 BCC_HINT = "install it: apt install python3-bpfcc, and run with the distribution's python3 (/usr/bin/python3)"
@@ -65,7 +66,7 @@ def serve(module: source.Module, forced: dict[str, str]) -> tuple[dict[str, Any]
     attached += probes.for_events(module.events)
     programs = {probe.name: _load(bcc, loaded, probe) for probe in attached}
     links = [_attach(loaded, probe, programs[probe.name]) for probe in attached]
-    maps = {name: loaded[name].map_fd for name in (*MAPS, *(["events"] if module.events else []))}
+    maps = {name: loaded[name].map_fd for name in (*MAPS, *(EVENT_MAPS if module.events else []))}
     answer = {
         "maps": list(maps),
         "programs": list(programs),

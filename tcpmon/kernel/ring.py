@@ -48,8 +48,19 @@ class Ring:
         return self._produced[0]
 
     def read(self, end: int | None = None) -> bytes:
+        """As look(), and they are gone from the ring then."""
+        records = self.look(end)
+        self.take(len(records) // self._stride)
+        return records
+
+    def take(self, count: int) -> None:
+        """The first `count` of the records that look() gave are gone from the ring."""
+        if count:
+            self._release(self._consumed[0] + count * self._stride)
+
+    def look(self, end: int | None = None) -> bytes:
         """The committed records up to the position `end` (all that are there), a thousand or so at most, each
-        behind its header, `stride` bytes from one to the next, b"" for none. They are gone from it then.
+        behind its header, `stride` bytes from one to the next, b"" for none.
 
         ValueError for a record of another size.
         """
@@ -60,9 +71,7 @@ class Ring:
             return b""
         self._fence()  # the lengths are read before what they say is there
         first = start & self._mask
-        records = bytes(self._data[first : first + count * self._stride])
-        self._release(start + len(records))
-        return records
+        return bytes(self._data[first : first + count * self._stride])
 
     def _skip_discarded(self) -> int:
         """The consumer's position, moved behind what the kernel's side reserved and gave back."""

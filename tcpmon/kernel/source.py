@@ -6,9 +6,14 @@ compiler's messages pointing at them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import mmap
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tcpmon.config.kinds import MAX_ITEMS
 
@@ -32,6 +37,14 @@ FILES = (
 # Room for two configurations with every list full: the one in force and the next
 FILTER_VALUES = 2 * 4 * 2 * MAX_ITEMS  # pid, netns, comm, uid; include and exclude
 FILTER_NETWORKS = 2 * 2 * MAX_ITEMS
+_IN_CONFIG = {
+    "bounds": "metrics.buckets",
+    "max_series": "metrics.max_series",
+    "max_tracked": "connections.max_tracked",
+    "ring_bytes": "events.buffer",
+    "cgroup_map": "filters.cgroup_map",
+    "mntns_map": "filters.mntns_map",
+}
 _MECHANISM_NUMBERS = {"fexit": 1, "kretprobe": 2, "tracepoint": 3}
 
 
@@ -53,6 +66,21 @@ def text() -> str:
     for name in FILES:
         parts += [f'#line 1 "{name}"', (FOLDER / name).read_text()]
     return "\n".join(parts)
+
+
+def identity(module: Module, mechanisms: Mapping[str, str]) -> dict[str, Any]:
+    """What a loaded module was made of on this kernel, for JSON: the same gives the same."""
+    code = re.sub(r"//[^\n]*|^#line.*$", "", text(), flags=re.MULTILINE).split()
+    made_of = [code, FILTER_VALUES, FILTER_NETWORKS, dict(mechanisms)]
+    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    return {"program": digest, **json.loads(json.dumps(asdict(module)))}
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In an operator's words, what differs between two identities."""
+    names = sorted({*old, *new} - {"program"})
+    found = [_IN_CONFIG.get(name, name) for name in names if old.get(name) != new.get(name)]
+    return found + ["the BPF program"] * (old.get("program") != new.get("program"))
 
 
 def definitions(module: Module, mechanisms: dict[str, str], accept_arguments: int | None) -> list[str]:

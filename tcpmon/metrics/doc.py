@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tcpmon.metrics.families import FAMILIES, REASONS, Family, Histogram
-from tcpmon.metrics.selfmetrics import LOST_STAGES, RECURSION, SELF
+from tcpmon.metrics.selfmetrics import JOURNAL, LOST_STAGES, RECURSION, SELF
 
 TARGET = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
 
@@ -48,6 +48,8 @@ _STAGES = {
     "connect_table": "more than 32,768 threads in connect(): a failure may lack its reason",
     "series_table": "the counters of a connection could not be found",
     "kernel_read": "memory of the kernel that could not be read",
+    "rate_limit": "a raw event beyond `events.rate_limit`; counted all the same",
+    "journal": "a raw event that journald did not take; counted all the same",
     "event_ring": "a raw event for which the ring buffer (`events.buffer`) had no room; counted all the same",
     "recursion": "the kernel skipped a program, and nothing made up for it",
 }
@@ -57,7 +59,7 @@ def text() -> str:
     parts = [_INTRODUCTION, "## Per label set\n"]
     parts += [_section(family) for family in FAMILIES]
     parts += ["## Why connects fail\n", _table(("reason", "meaning"), [(r, _REASONS[r]) for r in REASONS])]
-    stages = [(stage, _STAGES[stage]) for stage in (*LOST_STAGES, RECURSION)]
+    stages = [(stage, _STAGES[stage]) for stage in (*LOST_STAGES, JOURNAL, RECURSION)]
     parts += [
         "## What can be lost\n",
         "Each stage is there from the start, at 0.\n",

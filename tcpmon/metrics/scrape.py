@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from prometheus_client.exposition import choose_encoder
 
 from tcpmon.config import Config
+from tcpmon.kernel import libbpf
 from tcpmon.kernel.load import Loaded
 from tcpmon.metrics import selfmetrics, snapshot
 from tcpmon.metrics.exposition import Exposition
@@ -36,9 +37,15 @@ def bounds(config: Config) -> Mapping[str, tuple[float, ...]]:
 class Scraper:
     """Answers scrapes, several at once if need be: a scrape has no state but its own."""
 
-    def __init__(self, loaded: Loaded, config: Config) -> None:
+    def __init__(self, loaded: Loaded, config: Config, journal: selfmetrics.Journal) -> None:
         self._loaded = loaded
+        self._journal = journal
         self._exposition = Exposition(loaded.tables["series"].value, bounds(config))
+        self.answered = 0
+        self.answered_at = 0.0  # time.monotonic()
+
+    def programs(self) -> Mapping[str, libbpf.ProgramInfo]:
+        return {name: libbpf.program_info(fd) for name, fd in self._loaded.programs.items()}
 
     def scrape(self, accept: str, status: Status) -> tuple[str, Iterator[bytes]]:
         """The content type that `accept` (a request header) asks for, and the body in pieces."""
@@ -56,9 +63,11 @@ class Scraper:
             series=sum(of.comm != snapshot.OTHER or of.netns != snapshot.OTHER for of, _numbers in found),
             series_limit=status.config.metrics.max_series,
             tracked_limit=status.config.connections.max_tracked,
-            journal_events=0,  # events.journal cannot be switched on in this version
+            journal=self._journal,
             reload_ok=status.reload_ok,
             reload_timestamp=status.reload_timestamp,
             scrape_seconds=lambda: time.monotonic() - started,
         )
         yield encoder(selfmetrics.registry(self._loaded, state))
+        self.answered_at = time.monotonic()
+        self.answered += 1

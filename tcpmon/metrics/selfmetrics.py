@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -27,8 +28,10 @@ LOST_STAGES = {
     "series_table": "lost_series",
     "kernel_read": "lost_read",
     "event_ring": "lost_event",
+    "rate_limit": "cut_event",
 }
 RECURSION = "recursion"
+JOURNAL = "journal"
 # Their misses lose a connect() that failed without a SYN. Of the other programs' misses none is a loss by
 # itself: the other copy takes over (bpf/state.bpf.c), or what was missed shows later, as lost_state.
 _NO_SECOND_CHANCE = ("enter_connect", "exit_connect", "kfunc__", "kretfunc__tcp")
@@ -77,6 +80,16 @@ SELF: Mapping[str, tuple[str, tuple[str, ...], str]] = {
 }
 
 
+class Journal(Protocol):
+    """Events that journald took, and those that it did not."""
+
+    @property
+    def written(self) -> int: ...
+
+    @property
+    def lost(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class State:
     """What of the daemon's state is told."""
@@ -84,7 +97,7 @@ class State:
     series: int
     series_limit: int
     tracked_limit: int
-    journal_events: int
+    journal: Journal
     reload_ok: bool
     reload_timestamp: float
     scrape_seconds: Callable[[], float]
@@ -104,13 +117,14 @@ class SelfCollector(Collector):
         yield _single("tcpmon_build_info", 1, (__version__, platform.release(), self._loaded.bcc))
         yield _family("tcpmon_netns_info", {(str(inum), name): 1 for inum, name in netns.names().items()})
         yield _family("tcpmon_probe_info", dict.fromkeys(probe_rows(self._loaded.probes), 1))
-        yield _family("tcpmon_lost_events", {(stage,): n for stage, n in lost(counters, infos).items()})
+        losses = lost(counters, infos, state.journal)
+        yield _family("tcpmon_lost_events", {(stage,): n for stage, n in losses.items()})
         yield _single("tcpmon_series", state.series)
         yield _single("tcpmon_series_limit", state.series_limit)
         yield _single("tcpmon_series_overflow", counters["overflow"])
         yield _single("tcpmon_tracked_connections", counters["tracked"])
         yield _single("tcpmon_tracked_connections_limit", state.tracked_limit)
-        yield _single("tcpmon_journal_events", state.journal_events)
+        yield _single("tcpmon_journal_events", state.journal.written)
         yield _single("tcpmon_config_last_reload_successful", state.reload_ok)
         yield _single("tcpmon_config_last_reload_success_timestamp_seconds", state.reload_timestamp)
         if statistics_on():
@@ -140,11 +154,13 @@ def probe_rows(probes: tuple[Probe, ...]) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(rows))
 
 
-def lost(counters: Mapping[str, int], infos: Mapping[str, libbpf.ProgramInfo]) -> Mapping[str, int]:
+def lost(
+    counters: Mapping[str, int], infos: Mapping[str, libbpf.ProgramInfo], journal: Journal
+) -> Mapping[str, int]:
     """Events lost, by stage."""
     misses = sum(int(i.recursion_misses) for name, i in infos.items() if name.startswith(_NO_SECOND_CHANCE))
     by_stage = {stage: counters[counter] for stage, counter in LOST_STAGES.items()}
-    return by_stage | {RECURSION: counters["lost_state"] + misses}
+    return by_stage | {RECURSION: counters["lost_state"] + misses, JOURNAL: journal.lost}
 
 
 def statistics_on(source: Path = _STATISTICS_ON) -> bool:

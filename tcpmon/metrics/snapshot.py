@@ -27,6 +27,7 @@ COUNTERS = (
     "lost_series",
     "lost_read",
     "lost_event",
+    "cut_event",
 )
 
 

@@ -6,11 +6,16 @@ import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from tcpmon import events
+from tcpmon.events.fields import FIELDS, PREFIX
+from tcpmon.events.verb import VERB as EVENTS
 from tcpmon.tools import TOOLS, tcpaccept, tcpconnect, tcptracer
 from tcpmon.tools.options import Example, Option
-from tcpmon.tools.tool import Tool
+from tcpmon.tools.tool import Tool, Verb
 
 _TOOLS = (tcptracer.TOOL, tcpaccept.TOOL, tcpconnect.TOOL)
+# Verbs with a page of their own
+_PAGED = TOOLS | {events.NAME: events.SUMMARY}
 _SECTION = 8
 _GLYPHS = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "^": r"\(ha", "~": r"\(ti", "`": r"\(ga"}
 _BOLD = re.compile("`([^`]+)`")
@@ -45,17 +50,28 @@ _EXAMPLES = (
     Example("run", "Count and serve; the metrics are at http://127.0.0.1:19317/metrics"),
     Example("tcptracer", "Print connections as they are established, accepted and closed"),
     Example("tcpconnect -d", "Print attempts to connect, with the names that were looked up"),
+    Example("events -f", "Print what is logged to the journal, and what comes"),
 )
 _STDERR = (
     "When events come faster than they are printed and the buffer between runs over, their number is told on "
     "stderr."
 )
+_EVENTS_MORE = (
+    "Which events are logged, and how many a second at most, is the configuration's affair; what was cut, or "
+    "found no room, is counted in the metric `tcpmon_lost_events_total`. Anyone on this host may write "
+    "entries to the journal that look like events: `journalctl -o verbose` shows who wrote one.",
+)
+_EVENTS_PRIVILEGE = "Root, or a member of the group systemd-journal."
+
+
+Section = tuple[str, Iterable[str]]  # its title and lines
 
 
 def pages(root: argparse.ArgumentParser) -> dict[str, str]:
     """The text of each page by the name of its file. `root` is the parser of the command line."""
     made = {f"tcpmon.{_SECTION}": _main_page(root)}
-    return made | {f"tcpmon-{tool.name}.{_SECTION}": _tool_page(tool) for tool in _TOOLS}
+    made |= {f"tcpmon-{tool.name}.{_SECTION}": _tool_page(tool) for tool in _TOOLS}
+    return made | {f"tcpmon-{EVENTS.name}.{_SECTION}": _events_page()}
 
 
 def _main_page(root: argparse.ArgumentParser) -> str:
@@ -73,30 +89,47 @@ def _main_page(root: argparse.ArgumentParser) -> str:
             ("SIGNALS", _items(_SIGNALS)),
             ("EXIT STATUS", _items(_STATUS)),
             ("EXAMPLES", _examples("", _EXAMPLES)),
-            ("SEE ALSO", [_references(f"tcpmon-{name}" for name in TOOLS)]),
+            ("SEE ALSO", [_references(f"tcpmon-{name}" for name in _PAGED)]),
         ],
     )
 
 
 def _tool_page(tool: Tool) -> str:
-    others = (f"tcpmon-{name}" for name in TOOLS if name != tool.name)
+    return _verb_page(tool, [tool.description, _STDERR], _PRIVILEGE, TOOLS)
+
+
+def _events_page() -> str:
+    fields = ((f"{PREFIX}{field.name}", _sentence(field.text)) for field in FIELDS)
+    about = [EVENTS.description, *_EVENTS_MORE]
+    return _verb_page(EVENTS, about, _EVENTS_PRIVILEGE, ["tcptracer"], [("FIELDS", _items(fields))])
+
+
+def _verb_page(
+    verb: Verb,
+    description: Sequence[str],
+    privilege: str,
+    see_also: Iterable[str],
+    more: Sequence[Section] = (),
+) -> str:
+    others = (f"tcpmon-{name}" for name in see_also if name != verb.name)
     return _page(
-        f"tcpmon-{tool.name}",
-        TOOLS[tool.name].replace("prints", "print", 1),
+        f"tcpmon-{verb.name}",
+        _PAGED[verb.name].replace("prints", "print", 1),
         [
-            ("SYNOPSIS", [_synopsis("tcpmon", tool.name, _usage(tool.options))]),
-            ("DESCRIPTION", _paragraphs([tool.description, _STDERR])),
-            ("OPTIONS", _items([("-h, --help", "Usage."), *map(_option, tool.options)])),
-            ("COLUMNS", _items(tool.columns)),
-            ("PRIVILEGE", _paragraphs([_PRIVILEGE])),
+            ("SYNOPSIS", [_synopsis("tcpmon", verb.name, _usage(verb.options))]),
+            ("DESCRIPTION", _paragraphs(description)),
+            ("OPTIONS", _items([("-h, --help", "Usage."), *map(_option, verb.options)])),
+            ("COLUMNS", _items(verb.columns)),
+            *more,
+            ("PRIVILEGE", _paragraphs([privilege])),
             ("EXIT STATUS", _items(_STATUS)),
-            ("EXAMPLES", _examples(f"{tool.name} ", tool.examples)),
+            ("EXAMPLES", _examples(f"{verb.name} ", verb.examples)),
             ("SEE ALSO", [_references(("tcpmon", *others))]),
         ],
     )
 
 
-def _page(name: str, summary: str, sections: Sequence[tuple[str, Iterable[str]]]) -> str:
+def _page(name: str, summary: str, sections: Sequence[Section]) -> str:
     lines = [
         r".\" Written by `make docs` from tcpmon/tools and the command line: change it there.",
         f'.TH {name.upper()} {_SECTION} "" tcpmon "System Administration"',
@@ -121,13 +154,13 @@ def _shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def _usage_of(parser: argparse.ArgumentParser) -> list[str]:
-    if parser.prog.rpartition(" ")[2] in TOOLS:
+    if parser.prog.rpartition(" ")[2] in _PAGED:
         return [r"[\fIoptions\fR]"]
     return [_bracketed(action.option_strings[0], str(action.metavar or "")) for action in _shown(parser)]
 
 
 def _verb_text(verb: str, summary: str, parser: argparse.ArgumentParser) -> str:
-    if verb in TOOLS:
+    if verb in _PAGED:
         return f"{_sentence(summary)} See `tcpmon-{verb}`({_SECTION})."
     options = [f"`{', '.join(action.option_strings)}`: {action.help}." for action in _shown(parser)]
     return " ".join([_sentence(summary), *options])
@@ -144,7 +177,7 @@ def _usage(options: Sequence[Option]) -> list[str]:
     single = [
         _bracketed(option.short or option.long, option.metavar) for option in options if not option.exclusive
     ]
-    return [*single, f"[{exclusive}]"]
+    return [*single, f"[{exclusive}]"] if exclusive else single
 
 
 def _bracketed(name: str, metavar: str) -> str:

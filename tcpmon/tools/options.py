@@ -13,7 +13,8 @@ from tcpmon.config.kinds import MAX_PORT
 
 @dataclass(frozen=True)
 class Option:
-    """`parse` makes an argument's value of its text, and raises ArgumentTypeError; None for a flag."""
+    """`parse` makes an argument's value of its text, and raises ArgumentTypeError; None for a flag. Of one
+    that `adds_up` it makes a sequence; given again, the option adds to it."""
 
     short: str
     long: str
@@ -21,6 +22,7 @@ class Option:
     metavar: str = ""
     parse: Callable[[str], Any] | None = None
     exclusive: bool = False  # at most one of those may be given
+    adds_up: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,14 +107,18 @@ def add(
     parser: argparse.ArgumentParser, name: str, options: Sequence[Option], examples: Sequence[Example]
 ) -> None:
     """Gives a parser a tool's options, and its examples as the help's end."""
-    exclusive = parser.add_mutually_exclusive_group()
+    # An empty group is more than the help can format
+    exclusive = parser.add_mutually_exclusive_group() if any(one.exclusive for one in options) else parser
     for option in options:
         group = exclusive if option.exclusive else parser
         text = plain(option.help).replace("%", "%%")
         if option.parse is None:
             group.add_argument(*option.names, action="store_true", help=text)
         else:
-            group.add_argument(*option.names, metavar=option.metavar, type=option.parse, help=text)
+            action = "extend" if option.adds_up else "store"
+            group.add_argument(
+                *option.names, metavar=option.metavar, type=option.parse, action=action, help=text
+            )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _epilog(name, examples)
 

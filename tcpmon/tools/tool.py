@@ -1,4 +1,4 @@
-"""What makes a tool: its options, the events it shows, and how it shows them."""
+"""What makes a tool: its options, the events it shows, and how it shows them; and the same of other verbs."""
 
 from __future__ import annotations
 
@@ -49,20 +49,25 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Tool:
-    """A tool: `columns` (heading and meaning) are for the manual; `problem` says what is wrong with options
-    given together, or nothing."""
+class Verb:
+    """What the help and a manual page say of a verb with many options. `columns`: heading and meaning."""
 
     name: str
     description: str
-    kinds: tuple[Kind, ...]
     options: tuple[Option, ...]
-    printer: Callable[[argparse.Namespace, Layout, Query], Printer]
     columns: tuple[tuple[str, str], ...]
     examples: tuple[Example, ...]
-    problem: Callable[[argparse.Namespace], str] = lambda _parsed: ""
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Gives a parser the tool's description, options and examples."""
+        """Gives a parser the description, options and examples."""
         parser.description = "\n".join(textwrap.wrap(options.plain(self.description), 80))
         options.add(parser, self.name, self.options, self.examples)
+
+
+@dataclass(frozen=True)
+class Tool(Verb):
+    """A tool; `problem` says what is wrong with options given together, or nothing."""
+
+    kinds: tuple[Kind, ...]
+    printer: Callable[[argparse.Namespace, Layout, Query], Printer]
+    problem: Callable[[argparse.Namespace], str] = lambda _parsed: ""

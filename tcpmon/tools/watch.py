@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import select
 import signal
 import socket
@@ -12,14 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tcpmon.errors import TcpmonError
 from tcpmon.kernel.ring import Ring
 from tcpmon.tools import dns, request, session
 from tcpmon.tools.dns import Names
+from tcpmon.tools.output import STDOUT, write
 from tcpmon.tools.session import Session
 from tcpmon.tools.tool import Printer, Tool
 
-_STDOUT = 1
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _LOST_EVERY_MS = 1000  # how often is looked whether events were lost
 # After each look. Nobody sees it, and being woken for each of many events costs more than all the rest.
@@ -83,12 +81,12 @@ class Watch:
         """Prints until the descriptor `ending` is readable; what happened before that is printed too."""
         end, more = select.poll(), select.poll()
         for poll in (end, more):
-            poll.register(_STDOUT, 0)  # tells without being asked that its reader is gone
+            poll.register(STDOUT, 0)  # tells without being asked that its reader is gone
             poll.register(ending, select.POLLIN)
         more.register(self._opened.events_fd, select.POLLIN)
         if self._opened.answers:
             more.register(self._opened.answers, select.POLLIN)
-        _write(self._printer.start())
+        write(self._printer.start())
         ready: list[tuple[int, int]] = []
         while not _is_over(ready, ending):
             ready = more.poll(_LOST_EVERY_MS)
@@ -96,7 +94,7 @@ class Watch:
             self._tell_lost_now_and_then()
             ready += end.poll(_PAUSE_MS)
         self._print()
-        _write(self._printer.end())
+        write(self._printer.end())
         self._tell_lost()
 
     def _print(self) -> None:
@@ -104,7 +102,7 @@ class Watch:
         end = self._events.produced()
         while records := self._events.read(end):
             self._learn()  # what was answered before these connects
-            _write(self._printer.render(records))
+            write(self._printer.render(records))
         self._learn()
 
     def _learn(self) -> None:
@@ -125,19 +123,4 @@ class Watch:
 
 
 def _is_over(ready: list[tuple[int, int]], ending: int) -> bool:
-    return any(fd == ending or (fd == _STDOUT and what & _HUNG_UP) for fd, what in ready)
-
-
-def _write(text: bytes) -> None:
-    """To stdout, all of it and at once; past Python's buffer, which would keep what a full disk does not take
-    and fail again at the end."""
-    left = memoryview(text)
-    while left:
-        try:
-            left = left[os.write(_STDOUT, left) :]
-        except BlockingIOError:  # whoever shares the terminal has made it so
-            select.select([], [_STDOUT], [])
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise TcpmonError(f"stdout cannot be written to: {error.strerror}") from None
+    return any(fd == ending or (fd == STDOUT and what & _HUNG_UP) for fd, what in ready)

@@ -81,8 +81,6 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(connection.sock, connection.peer, None)  # type: ignore[arg-type]  # no socketserver here
 
     def setup(self) -> None:
-        # Otherwise a reply's last packet waits for the client's delayed acknowledgement, 40 ms.
-        self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.rfile = RequestReader(self._connection, self._connections)
         self.wfile = ReplyWriter(self._connection, self._connections)

@@ -6,6 +6,7 @@ only; when there are too many connections, the one that keeps us waiting longest
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -13,6 +14,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -80,6 +82,14 @@ def listen_all(addresses: Sequence[Address]) -> list[socket.socket]:
     return sockets
 
 
+def name_of(sock: socket.socket) -> str:
+    """address:port of a bound socket; the path or name of a unix one."""
+    where = sock.getsockname()
+    if not isinstance(where, tuple):
+        return str(where)
+    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
+
+
 class Server:
     """Serves `routes` (path to Route) on listening `sockets`, which it owns from now on.
 
@@ -92,13 +102,21 @@ class Server:
         self._routes = routes
         self._connections = Connections()
         self._starved = False
-        self._wake = os.eventfd(0)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._own: deque[Connection] = deque()
         self._stopping = False
         self._acceptor = threading.Thread(target=self._accept_all, name="http-accept", daemon=True)
 
     def start(self) -> None:
         """Begin to serve, on threads of its own. Returns at once."""
         _start(self._acceptor)
+
+    def connect(self) -> socket.socket:
+        """A connection of the daemon's own: served as any other, by the same threads, but without TCP."""
+        ours, theirs = socket.socketpair()
+        self._own.append(Connection(theirs, "tcpmon itself"))
+        os.eventfd_write(self._wake, 1)
+        return ours
 
     def stop(self) -> None:
         """Close listeners and connections; waits at most STOP_SECONDS for the threads. Once, after start."""
@@ -123,6 +141,8 @@ class Server:
             for descriptor, _ in poller.poll():
                 if descriptor in self._listeners:
                     self._accept(self._listeners[descriptor])
+                else:
+                    self._accept_own()
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -133,11 +153,21 @@ class Server:
             self._starve(error)
             return
         self._starved = False
-        connection = Connection(sock, f"{peer[0]} port {peer[1]}")
+        # Otherwise a reply's last packet waits for the client's delayed acknowledgement, 40 ms.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._take(Connection(sock, f"{peer[0]} port {peer[1]}"))
+
+    def _accept_own(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while self._own:
+            self._take(self._own.popleft())
+
+    def _take(self, connection: Connection) -> None:
         if self._connections.admit(connection):
             self._begin(connection)
         else:
-            sock.close()
+            connection.sock.close()
 
     def _starve(self, error: Exception) -> None:
         """No descriptor (EMFILE, ENFILE) or memory: the listener stays readable, so poll would not wait."""

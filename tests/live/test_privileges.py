@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -46,7 +46,10 @@ def assert_powerless(daemon: Daemon) -> None:
 
 def held(daemon: Daemon, what: str) -> set[int]:
     """The ids of the BPF objects (`prog`, `map`) that the daemon's descriptors hold."""
-    texts = (path.read_text() for path in Path(f"/proc/{daemon.pid}/fdinfo").iterdir())
+    texts = []
+    for path in Path(f"/proc/{daemon.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile: a client's
+            texts.append(path.read_text())
     return {
         int(found) for text in texts for found in re.findall(rf"^{what}_id:\s+(\d+)$", text, re.MULTILINE)
     }

@@ -6,7 +6,6 @@ import errno
 import resource
 import socket
 import subprocess
-from collections.abc import Callable
 
 from harness.blackhole import reach, silence
 from harness.daemon import Daemon
@@ -15,6 +14,7 @@ from harness.helpers import Helpers
 from harness.metrics import Counts
 from harness.netns import RIGHT4, Netns, netns, veth_pair
 from harness.oracle import snmp
+from harness.polling import undisturbed
 from harness.traffic import Way, accept4, drain, finish_connect, listen
 from harness.workload import Link, spawn
 
@@ -31,21 +31,6 @@ def start_loop(ns: Netns, helpers: Helpers, comm: str, count: int, number: int) 
 def both_ends(count: int) -> Counts:
     """The story of a process that was both ends of `count` connections."""
     return Counts(attempts=count, connects=count, accepts=count, closes_client=count, closes_server=count)
-
-
-def undisturbed(once: Callable[[str], None], comm: str) -> None:
-    """Runs `once` with a name of its own until all is exact, three times at most.
-
-    What the host itself does in the midst of hundreds of thousands of events can hide some from BPF, see
-    Metrics.losses: an error of ours would show every time.
-    """
-    for number in (1, 2, 3):
-        try:
-            once(f"{comm}{'abc'[number - 1]}")
-            return
-        except AssertionError:
-            if number == 3:
-                raise
 
 
 def test_four_processes_at_full_speed(daemon: Daemon, helpers: Helpers, comm: str) -> None:

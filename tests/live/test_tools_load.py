@@ -15,7 +15,7 @@ from harness.daemon import Daemon
 from harness.helpers import Helpers
 from harness.metrics import Counts
 from harness.netns import Netns, netns
-from harness.polling import eventually
+from harness.polling import eventually, undisturbed
 from harness.tool import Tool, command
 from helpers.parties import Party, exchange, party, serve
 
@@ -52,17 +52,6 @@ def expect_told(tool: Tool, ns: Netns, names: list[str], count: int, lost_before
         assert per_kind[name, "accept"] <= count
         assert per_kind[name, "close"] <= 2 * count
     assert not max(Counter(tuple(row.values()) for row in rows).values()) > 1, "a line twice"
-
-
-def undisturbed(once: Callable[[str], None], comm: str) -> None:
-    """Runs `once` with a name of its own until all is exact, three times at most: see Metrics.losses."""
-    for letter in "abc":
-        try:
-            once(comm + letter)
-            return
-        except AssertionError:
-            if letter == "c":
-                raise
 
 
 def test_full_speed(start_tool: StartTool, helpers: Helpers, comm: str) -> None:

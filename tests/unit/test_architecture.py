@@ -29,7 +29,7 @@ LAYERS = (
 ROOMS = {
     "bcc": ("tcpmon.kernel.loader",),
     "prometheus_client": ("tcpmon.metrics",),
-    "systemd": ("tcpmon.events.journal",),
+    "systemd": ("tcpmon.service.manager", "tcpmon.events"),
     "http.server": ("tcpmon.web",),
     "yaml": ("tcpmon.config",),
     "dns": ("tcpmon.tools.dns",),

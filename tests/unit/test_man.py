@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from tcpmon import cli
-from tcpmon.tools import TOOLS, man, tcpaccept, tcpconnect, tcptracer
+from tcpmon.events.verb import VERB as EVENTS
+from tcpmon.tools import man, tcpaccept, tcpconnect, tcptracer
 from tcpmon.tools.options import MAP_EXAMPLES, Example
 
 FOLDER = Path(__file__).parents[2] / "docs" / "man"
 PAGES = man.pages(cli.parser())
-LISTED = {module.TOOL.name: module.TOOL for module in (tcptracer, tcpaccept, tcpconnect)}
+LISTED = {verb.name: verb for verb in (tcptracer.TOOL, tcpaccept.TOOL, tcpconnect.TOOL, EVENTS)}
 
 
 def formatted(name: str) -> str:
@@ -55,7 +56,7 @@ def test_mandoc_has_no_complaint(name: str) -> None:
     assert [line for line in done.stdout.splitlines() if "missing date" not in line] == []
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", LISTED)
 def test_a_page_has_every_option_column_and_example(tool: str) -> None:
     name = f"tcpmon-{tool}.8"
     lines = [line.strip() for line in formatted(name).splitlines()]
@@ -72,7 +73,7 @@ def test_a_page_has_every_option_column_and_example(tool: str) -> None:
 
 def test_the_main_page_has_every_verb() -> None:
     text = formatted("tcpmon.8")
-    for verb in ("run [-c FILE]", "check-config [-c FILE]", "check-kernel [--json]", *TOOLS):
+    for verb in ("run [-c FILE]", "check-config [-c FILE]", "check-kernel [--json]", *LISTED):
         assert f"tcpmon {verb}" in text
     assert "--force" not in text  # for tests only
 

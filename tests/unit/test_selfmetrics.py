@@ -6,6 +6,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,16 @@ needs_root = pytest.mark.skipif(
     os.geteuid() != 0 and os.environ.get("CI") != "true", reason="making BPF maps and programs needs root"
 )
 PERCPU_ARRAY = 6  # enum bpf_map_type
-STAGES = {"connection_table", "connect_table", "series_table", "kernel_read", "event_ring", "recursion"}
+STAGES = {
+    "connection_table",
+    "connect_table",
+    "series_table",
+    "kernel_read",
+    "event_ring",
+    "rate_limit",
+    "journal",
+    "recursion",
+}
 PROGRAMS = dict.fromkeys(probe.program for probe in probes.COMMON)
 
 # The interface: name, type, labels. Those of the journal come with it.
@@ -65,8 +75,20 @@ def counters(**numbers: int) -> Mapping[str, int]:
     return dict.fromkeys(snapshot.COUNTERS, 0) | numbers
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What the journal took, and did not."""
+
+    written: int = 0
+    lost: int = 0
+
+
 def test_every_stage_is_there_at_0() -> None:
-    assert lost(counters(), infos()) == dict.fromkeys(STAGES, 0)
+    assert lost(counters(), infos(), Tally()) == dict.fromkeys(STAGES, 0)
+
+
+def test_what_the_journal_did_not_take() -> None:
+    assert lost(counters(), infos(), Tally(lost=7)) == dict.fromkeys(STAGES, 0) | {"journal": 7}
 
 
 @pytest.mark.parametrize(
@@ -76,15 +98,17 @@ def test_every_stage_is_there_at_0() -> None:
         ("lost_connect", "connect_table"),
         ("lost_series", "series_table"),
         ("lost_read", "kernel_read"),
+        ("lost_event", "event_ring"),
+        ("cut_event", "rate_limit"),
         ("lost_state", "recursion"),
     ],
 )
 def test_each_counter_has_its_stage(counter: str, stage: str) -> None:
-    assert lost(counters(**{counter: 7}), infos()) == dict.fromkeys(STAGES, 0) | {stage: 7}
+    assert lost(counters(**{counter: 7}), infos(), Tally()) == dict.fromkeys(STAGES, 0) | {stage: 7}
 
 
 def test_what_is_no_loss() -> None:
-    assert lost(counters(tracked=5, overflow=7), infos()) == dict.fromkeys(STAGES, 0)
+    assert lost(counters(tracked=5, overflow=7), infos(), Tally()) == dict.fromkeys(STAGES, 0)
 
 
 @pytest.mark.parametrize("mechanism", probes.MECHANISMS["connect"])
@@ -93,13 +117,13 @@ def test_a_missed_connect_call_is_lost(mechanism: str) -> None:
     programs = dict.fromkeys(probe.program for probe in probes.MECHANISMS["connect"][mechanism])
     for program in programs:
         found = {program: libbpf.ProgramInfo(recursion_misses=3)}
-        assert lost(counters(lost_state=2), found)["recursion"] == 5
+        assert lost(counters(lost_state=2), found, Tally())["recursion"] == 5
 
 
 @pytest.mark.parametrize("program", [*PROGRAMS, "exit_accept", "kretfunc__inet_csk_accept"])
 def test_a_miss_that_others_take_over_is_no_loss(program: str) -> None:
     found = {program: libbpf.ProgramInfo(recursion_misses=3)}
-    assert lost(counters(lost_state=2), found)["recursion"] == 2
+    assert lost(counters(lost_state=2), found, Tally())["recursion"] == 2
 
 
 def test_probe_rows() -> None:
@@ -156,7 +180,7 @@ def scraped(loaded: Loaded) -> Mapping[str, Metric]:
         series=17,
         series_limit=10007,
         tracked_limit=1009,
-        journal_events=0,
+        journal=Tally(),
         reload_ok=False,
         reload_timestamp=1789000001.5,
         scrape_seconds=lambda: 0.25,

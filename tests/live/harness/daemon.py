@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -24,22 +25,37 @@ START_S = 20.0
 SCRAPE_S = 10.0
 
 
+Launch = Callable[[list[str], IO[bytes]], "subprocess.Popen[bytes]"]
+
+
+def _launch(command: list[str], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 class Daemon:
-    """A running daemon with the defaults plus `config`. `lossy` says that this test makes it lose events."""
+    """A running daemon with the defaults plus `config`. `lossy` says that this test makes it lose events;
+    `launch` starts a command with an open file for what it says."""
 
-    def __init__(self, folder: Path, config: dict[str, Any] | None = None, *, lossy: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any] | None = None,
+        *,
+        lossy: bool = False,
+        launch: Launch = _launch,
+    ) -> None:
         self.config_path, self.stderr_path = folder / "tcpmon.yaml", folder / "stderr"
         self.lossy = lossy
         self._listen = f"127.0.0.1:{free_port()}"
         self.write_config(config or {})
         with self.stderr_path.open("wb") as stderr:
             command = [sys.executable, "-m", "tcpmon", "run", "-c", str(self.config_path)]
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
+            self.process = launch(command, stderr)
         try:
             self.url = eventually(self._ready, START_S)
         except BaseException:

@@ -1,0 +1,96 @@
+"""The running module, kept by systemd while no daemon runs: it traces on, and the next one takes it back.
+
+The file descriptor store holds every map, program and link under a name of its own, and a manifest: a file in
+memory that says what they are and of what they were made.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tcpmon.kernel import load
+from tcpmon.kernel.load import Loaded
+from tcpmon.kernel.source import Module, changes, identity
+from tcpmon.service.manager import Manager
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest"
+_KINDS = ("map.", "program.", "link.")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a descriptor of this name is one of the store's."""
+    return name == MANIFEST or name.startswith(_KINDS)
+
+
+def keep(manager: Manager, loaded: Loaded, module: Module, mechanisms: Mapping[str, str]) -> None:
+    """Gives copies of all descriptors away. The manifest last: with it, all are there."""
+    if not manager.present:
+        return
+    for name, fd in _names(loaded).items():
+        manager.keep(name, fd)
+    text = json.dumps({"identity": identity(module, mechanisms), "answer": load.describe(loaded)})
+    fd = os.memfd_create("tcpmon-manifest")
+    os.write(fd, text.encode())
+    manager.keep(MANIFEST, fd)
+    manager.wait()
+    os.close(fd)
+
+
+def take_back(
+    manager: Manager, kept: Mapping[str, int], module: Module, mechanisms: Mapping[str, str]
+) -> Loaded | None:
+    """The module that was kept, or None: there is none, or not the one that this start would load. That is
+    given up then, and the log says why."""
+    if not kept:
+        return None
+    manifest = _read(kept.get(MANIFEST))
+    if manifest is None:
+        reason = "they are not complete"
+    elif differing := changes(manifest["identity"], identity(module, mechanisms)):
+        reason = " and ".join(differing) + " changed"
+    else:
+        descriptors = [kept.get(name) for name in _expected(manifest["answer"])]
+        if None not in descriptors:
+            os.close(kept[MANIFEST])
+            return load.described(manifest["answer"], [fd for fd in descriptors if fd is not None])
+        reason = "they are not complete"
+    log.warning("counting starts afresh; the counts that were kept cannot be taken over: %s", reason)
+    _give_up(manager, kept)
+    return None
+
+
+def _names(loaded: Loaded) -> dict[str, int]:
+    names = _expected(load.describe(loaded))
+    return dict(zip(names, load.descriptors(loaded), strict=True))
+
+
+def _expected(answer: Mapping[str, Any]) -> list[str]:
+    """The names of a module's descriptors, in the loader's order."""
+    return [
+        *(f"map.{name}" for name in answer["maps"]),
+        *(f"program.{name}" for name in answer["programs"]),
+        *(f"link.{number}" for number in range(answer["links"])),
+    ]
+
+
+def _read(fd: int | None) -> Any:
+    """None where there is no manifest, or one that cannot be read."""
+    if fd is None:
+        return None
+    try:
+        return json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
+    except (OSError, ValueError):
+        return None
+
+
+def _give_up(manager: Manager, kept: Mapping[str, int]) -> None:
+    """Links first: tracing ends before its maps go. The manifest before all, for a start that is cut off."""
+    for name in sorted(kept, key=lambda name: (name != MANIFEST, not name.startswith("link."))):
+        manager.forget(name)
+        os.close(kept[name])

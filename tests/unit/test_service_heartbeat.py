@@ -1,0 +1,77 @@
+"""The watchdog's proof: a scrape through the server, to its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from tcpmon.config import Address
+from tcpmon.service.heartbeat import scrape_works
+from tcpmon.web.server import Response, Route, Server, listen
+
+Serve = Callable[[Route], Server]
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """serve(route): a running server with this for /metrics."""
+    running: list[Server] = []
+
+    def start(route: Route) -> Server:
+        running.append(Server([listen(Address("127.0.0.1", 0))], {"/metrics": route}))
+        running[-1].start()
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+def text(body: Iterator[bytes] | list[bytes]) -> Route:
+    def answer(_headers: Mapping[str, str]) -> Response:
+        return Response(200, "text/plain", body)
+
+    return answer
+
+
+def test_a_scrape_that_works(serve: Serve) -> None:
+    server = serve(text(iter([b"a 1\n" * 100_000, b"b 2\n"])))
+    assert scrape_works(server.connect, PATIENCE_S)
+
+
+def test_one_that_fails(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_headers: Mapping[str, str]) -> Response:
+        raise RuntimeError("no map")
+
+    assert not scrape_works(serve(fail).connect, PATIENCE_S)
+    assert "answered with 'HTTP/1.1 500" in caplog.text
+
+
+def test_one_that_breaks_off(serve: Serve) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"a 1\n" * 100_000
+        raise RuntimeError("no map")
+
+    assert not scrape_works(serve(text(pieces())).connect, PATIENCE_S)
+
+
+def test_one_that_hangs(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    released = threading.Event()
+
+    def hang(_headers: Mapping[str, str]) -> Response:
+        released.wait(PATIENCE_S)
+        return Response(200, "text/plain", [b""])
+
+    server = serve(hang)
+    assert not scrape_works(server.connect, 0.1)
+    assert "a scrape of our own failed: timed out" in caplog.text
+    released.set()
+
+
+def test_many_do_not_pile_up(serve: Serve) -> None:
+    """Each is gone when it is answered: there is room for fewer than these."""
+    server = serve(lambda _headers: Response(200, "text/plain", iter([b"a 1\n"])))
+    assert all(scrape_works(server.connect, PATIENCE_S) for _ in range(101))
