@@ -7,7 +7,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 CONFIG = config/tcpmon.yaml
 
-.PHONY: run test unit lint bench docs format clean
+.PHONY: run test test-vm unit lint bench docs format install uninstall deb clean
 
 run: $(VENV)/run
 	@echo "starting tcpmon; its metrics will be at http://127.0.0.1:19317/metrics (Ctrl-C ends it)"
@@ -24,7 +24,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
-	shellcheck $$(git ls-files '*.sh') .ci/run
+	shellcheck $$(git ls-files '*.sh' 'deploy/debian/tcpmon.p*') deploy/completions/bash/tcpmon .ci/run
 
 bench: $(VENV)/dev
 	$(BIN)/python -m tests.bench
@@ -33,6 +33,21 @@ docs: $(VENV)/dev
 	$(BIN)/python -m tcpmon.config.doc
 	$(BIN)/python -m tcpmon.metrics.doc
 	$(BIN)/python docs/man/write.py
+	$(BIN)/python deploy/completions/write.py
+	$(BIN)/python -m tcpmon.events.catalog
+
+# Under QEMU, on other kernels; VM_ARGUMENTS="--kernel 5.10 kernel" for a part of it
+test-vm: $(VENV)/dev
+	deploy/packages.sh vm
+	$(BIN)/python -m tests.vm $(VM_ARGUMENTS)
+
+install uninstall:
+	deploy/packages.sh run
+	deploy/install.sh $@
+
+deb:
+	deploy/packages.sh deb
+	deploy/build-deb.sh
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

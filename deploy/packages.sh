@@ -1,13 +1,25 @@
 #!/bin/sh
-# Installs the distribution packages that are missing: `packages.sh run` for running tcpmon, `packages.sh test` for
-# its tests and benchmarks too. Says what it installs; does nothing where all are there.
+# Installs the distribution packages that are missing: `packages.sh run` for running tcpmon, `packages.sh deb` for
+# making its package, `packages.sh test` for its tests and benchmarks, `packages.sh vm` for those on other kernels.
+# Says what it installs; does nothing where all are there.
 set -eu
 
-run='python3 python3-venv python3-bpfcc python3-systemd libbpf1'
-test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl gcc libc6-dev prometheus clang-format shellcheck mandoc'
+run='python3 python3-venv python3-bpfcc python3-systemd libbpf1 procps'
+deb='dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools lintian'
+test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl gcc libc6-dev prometheus clang-format
+	shellcheck mandoc zsh bash-completion systemd systemd-journal-remote'
+vm='qemu-system-x86 mmdebstrap e2fsprogs busybox-static kmod'
 
-wanted=$run
-[ "${1:-run}" = test ] && wanted="$run $test"
+case ${1:-run} in
+run) wanted=$run ;;
+deb) wanted=$deb ;;
+test) wanted="$run $deb $test" ;;
+vm) wanted="$run $deb $vm" ;;
+*)
+	echo "usage: packages.sh [run|deb|test|vm]" >&2
+	exit 2
+	;;
+esac
 # Ubuntu 22.04 has libbpf of the series 0, and bpftool in its kernel tools
 # shellcheck source=/dev/null
 . /etc/os-release

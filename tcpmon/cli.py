@@ -121,9 +121,9 @@ def _config_path(given: str | None) -> str | None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from tcpmon import daemon
+    from tcpmon import start
 
-    daemon.run(_config_path(parsed.config), dict(parsed.force))
+    start.run(_config_path(parsed.config), dict(parsed.force))
     return 0
 
 

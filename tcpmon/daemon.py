@@ -17,54 +17,42 @@ from tcpmon.errors import TcpmonError
 from tcpmon.events.journal import Journal
 from tcpmon.events.record import JOURNALED, Kind
 from tcpmon.events.tally import Tally
-from tcpmon.kernel import control, load, source
-from tcpmon.kernel.load import Loaded
+from tcpmon.kernel import control, source
+from tcpmon.kernel.load import Loaded, Loader
 from tcpmon.metrics import selfmetrics, snapshot
 from tcpmon.metrics.scrape import Scraper, Status, bounds
-from tcpmon.service import inheritance, store
+from tcpmon.service import store
 from tcpmon.service.heartbeat import Pulse, scrape_works
-from tcpmon.service.manager import Manager
+from tcpmon.service.inheritance import Inheritance
+from tcpmon.service.manager import SIGNALS, Manager
 from tcpmon.web.landing import landing_page
 from tcpmon.web.server import Response, Route, Server, listen_all, name_of
 
 log = logging.getLogger(__name__)
 
-SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _TEXT = "text/plain; charset=utf-8"
 
 
-def run(path: str | None, mechanisms: Mapping[str, str]) -> None:
+def run(
+    path: str | None, mechanisms: Mapping[str, str], manager: Manager, handed: Inheritance, loader: Loader
+) -> None:
     """Serves until SIGTERM or SIGINT. `mechanisms` forces a way to trace for an event (tests)."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes while starting is taken below
-    manager = Manager()
     manager.status("reading the configuration")
     config = configuration.load(path)
     set_log_level(config)
-    handed = inheritance.take(manager)
-    if not handed.kept:
-        privileges.require()
     sockets = handed.sockets or listen_all(config.listen)
-    loaded = _trace(manager, handed.kept, module(config), mechanisms)
+    compiled = module(config)
+    loaded = store.take_back(manager, handed.kept, compiled, mechanisms)
+    if not loaded:
+        privileges.require()
+        manager.status("compiling and attaching the BPF programs")
+        loaded = loader.load(compiled, mechanisms)
+        store.keep(manager, loaded, compiled, mechanisms)
     control.apply(loaded.tables, config, *telling(config))
     privileges.drop(lambda: snapshot.counters(loaded.tables["counters"]))
     daemon = Daemon(path, config, loaded, manager)
     daemon.serve(sockets)
     loaded.close()
-
-
-def _trace(
-    manager: Manager, kept: Mapping[str, int], compiled: source.Module, mechanisms: Mapping[str, str]
-) -> Loaded:
-    """The module that traces already, kept over a restart, or a new one."""
-    taken = store.take_back(manager, kept, compiled, mechanisms)
-    if taken:
-        log.info("the BPF programs went on counting meanwhile: taken over")
-        return taken
-    privileges.require()
-    manager.status("compiling and attaching the BPF programs")
-    loaded = load.load(compiled, mechanisms)
-    store.keep(manager, loaded, compiled, mechanisms)
-    return loaded
 
 
 def module(config: Config) -> source.Module:

@@ -76,7 +76,7 @@ static __always_inline void take(struct sock *sk, struct connection *conn, bool 
 	new.since_ns = bpf_ktime_get_ns();
 	new.id = new_id(new.since_ns);
 	to = series_of(&new.key);
-	tell(EVENT_ACCEPT, sk, &new);
+	tell_accept(choice.now, &new, &flow);
 	if (conn)
 		take_queued(conn, &new, to, wait_known);
 	else

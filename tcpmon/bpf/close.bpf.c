@@ -59,9 +59,8 @@ static __always_inline void on_closed(struct sock *sk, struct connection *conn, 
 }
 
 // -> FIN_WAIT1 or LAST_ACK (in the process), or CLOSE.
-static __always_inline void on_ending(struct sock *sk, int old_state, int new_state) {
-	struct connection *conn = connections.lookup(&sk);
-
+static __always_inline void on_ending(struct sock *sk, struct connection *conn, int old_state,
+                                      int new_state) {
 	if (!conn && was_established(old_state))
 		conn = follow_unknown(sk);
 	if (!conn)
@@ -72,10 +71,6 @@ static __always_inline void on_ending(struct sock *sk, int old_state, int new_st
 	}
 	if (!conn)
 		return;
-	if (conn->phase == PHASE_CONNECTING && was_established(old_state)) {
-		count(COUNTER_LOST_STATE, 1);
-		on_connected(sk, conn);
-	}
 	if (new_state == TCP_CLOSE)
 		on_closed(sk, conn, old_state);
 	else

@@ -63,13 +63,15 @@ static __always_inline void tell_closer(struct sock *sk, struct connection *conn
 	if (conn->closer_told || !is_open(conn))
 		return;
 	conn->closer_told = 1;
-	event = new_event(EVENT_CLOSING, sk, conn);
+	event = new_event(EVENT_CLOSING, conn);
 	if (!event)
 		return;
 	kept = last_flows.lookup(&sk);
 	if (kept) {
 		event->flow = *kept;
 		last_flows.delete(&sk);
+	} else {
+		read_flow_of(&event->flow, sk, conn);
 	}
 	read_closer(&event->actor, conn);
 	if (wants_closer(conn, &event->flow, &event->actor))

@@ -140,7 +140,7 @@ static __always_inline void on_unsent(struct connect_call *call, int error) {
 		add(&to->failures[reason_of(error)], 1);
 	}
 	unsent.id = new_id(bpf_ktime_get_ns());
-	tell_failure((struct sock *)call->sk, &unsent, reason_of(error), &flow);
+	tell_unsent(choice.now, &unsent, reason_of(error), &flow);
 }
 
 static __always_inline int connect_returned(int ret) {

@@ -133,7 +133,7 @@ static __always_inline void end(struct sock *sk, struct connection *conn, u32 re
 	struct connection was = *conn;
 	struct volume volume = {};
 	struct series *to;
-	u64 ns;
+	u64 ns = 0;
 
 	if (!untrack(sk))
 		return;
@@ -141,14 +141,13 @@ static __always_inline void end(struct sock *sk, struct connection *conn, u32 re
 	if (reason < REASONS) {
 		if (to)
 			add(&to->failures[reason], 1);
-		tell_failure(sk, &was, reason, 0);
 	} else {
 		ns = was.since_ns ? less(closed_ns, was.since_ns) : 0;
 		read_volume(&volume, (struct tcp_sock *)sk, &was);
 		if (to)
 			count_close(to, was.role, ns, &volume);
-		tell_close(sk, &was, ns, &volume);
 	}
+	tell_end(sk, &was, reason, ns, &volume);
 }
 
 static __always_inline bool is_open(struct connection *conn) {

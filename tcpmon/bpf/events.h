@@ -17,8 +17,8 @@ struct volume {
 	u32 retransmitted_segments;
 };
 
-// The actor is for the caller to fill in, and the record to submit.
-static __always_inline struct event *new_event(u32 kind, struct sock *sk, const struct connection *conn) {
+// The actor and the flow are for the caller to fill in, and the record to submit.
+static __always_inline struct event *new_event(u32 kind, const struct connection *conn) {
 	struct event *event = 0;
 
 #if EVENTS
@@ -31,12 +31,15 @@ static __always_inline struct event *new_event(u32 kind, struct sock *sk, const 
 	event->ns = bpf_ktime_get_ns();
 	event->connection = conn->id;
 	event->duration_ns = event->sent_bytes = event->received_bytes = event->retransmits = 0;
-	read_flow(&event->flow, sk);
-	event->flow.local_port = conn->port ?: event->flow.local_port;
 	event->kind = kind;
 	event->role = conn->role;
 	event->reason = event->pad = 0;
 	return event;
+}
+
+static __always_inline void read_flow_of(struct flow *flow, struct sock *sk, const struct connection *conn) {
+	read_flow(flow, sk);
+	flow->local_port = conn->port ?: flow->local_port;
 }
 
 static __always_inline void submit(struct event *event) {
@@ -74,46 +77,67 @@ static __always_inline bool within_rate(const struct settings *now) {
 }
 
 // Something that the connection's owner did, or that happened to its connection; null where nobody is to hear
-// of it. To be submitted.
-static __always_inline struct event *event_of_owner(u32 kind, struct sock *sk,
+// of it. The flow is for the caller to fill in, and the record to submit.
+static __always_inline struct event *event_of_owner(u32 kind, const struct settings *now,
                                                     const struct connection *conn) {
-	struct choice choice;
 	struct event *event;
 
-	if (!CAN_TELL(kind) || conn->unwanted || !choose(&choice) || !tells(choice.now, kind) ||
-	    !within_rate(choice.now))
+	if (conn->unwanted || !tells(now, kind) || !within_rate(now))
 		return 0;
-	event = new_event(kind, sk, conn);
+	event = new_event(kind, conn);
 	if (event)
 		event->actor = conn->owner;
 	return event;
 }
 
 static __always_inline void tell(u32 kind, struct sock *sk, const struct connection *conn) {
-	struct event *event = event_of_owner(kind, sk, conn);
+	struct choice choice;
+	struct event *event;
 
-	if (event)
-		submit(event);
+	if (!CAN_TELL(kind) || !choose(&choice))
+		return;
+	event = event_of_owner(kind, choice.now, conn);
+	if (!event)
+		return;
+	read_flow_of(&event->flow, sk, conn);
+	submit(event);
 }
 
-static __always_inline void tell_failure(struct sock *sk, const struct connection *conn, u32 reason,
-                                         const struct flow *flow) {
-	struct event *event = event_of_owner(EVENT_CONNECT_FAILED, sk, conn);
+static __always_inline void tell_accept(const struct settings *now, const struct connection *conn,
+                                        const struct flow *flow) {
+	struct event *event = event_of_owner(EVENT_ACCEPT, now, conn);
+
+	if (!event)
+		return;
+	event->flow = *flow;
+	event->flow.local_port = conn->port;
+	submit(event);
+}
+
+static __always_inline void tell_unsent(const struct settings *now, const struct connection *conn, u32 reason,
+                                        const struct flow *flow) {
+	struct event *event = event_of_owner(EVENT_CONNECT_FAILED, now, conn);
 
 	if (!event)
 		return;
 	event->reason = reason;
-	if (flow)
-		event->flow = *flow;
+	event->flow = *flow;
 	submit(event);
 }
 
-static __always_inline void tell_close(struct sock *sk, const struct connection *conn, u64 ns,
-                                       const struct volume *volume) {
-	struct event *event = event_of_owner(EVENT_CLOSE, sk, conn);
+static __always_inline void tell_end(struct sock *sk, const struct connection *conn, u32 reason, u64 ns,
+                                     const struct volume *volume) {
+	u32 kind = reason < REASONS ? EVENT_CONNECT_FAILED : EVENT_CLOSE;
+	struct choice choice;
+	struct event *event;
 
+	if (!CAN_TELL(EVENT_CLOSE) || !choose(&choice))
+		return;
+	event = event_of_owner(kind, choice.now, conn);
 	if (!event)
 		return;
+	read_flow_of(&event->flow, sk, conn);
+	event->reason = reason < REASONS ? reason : 0;
 	event->duration_ns = ns;
 	event->sent_bytes = volume->sent_bytes;
 	event->received_bytes = volume->received_bytes;

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 // The socket's states, which carry most of all three tracers.
 
-static __always_inline void on_established(struct sock *sk) {
-	struct connection *conn = connections.lookup(&sk);
-
-	if (conn && conn->phase == PHASE_CONNECTING)
+// SYN_SENT or SYN_RECV -> ESTABLISHED; where that was missed, a later state shows it.
+static __always_inline void on_established(struct sock *sk, struct connection *conn, int old_state,
+                                           int new_state) {
+	if (!conn)
+		return;
+	if (conn->phase == PHASE_CONNECTING && (new_state == TCP_ESTABLISHED || was_established(old_state))) {
+		if (new_state != TCP_ESTABLISHED)
+			count(COUNTER_LOST_STATE, 1);
 		on_connected(sk, conn);
-	else if (conn && conn->phase == PHASE_QUEUED)
+	} else if (conn->phase == PHASE_QUEUED && new_state == TCP_ESTABLISHED) {
 		on_child_established(sk, conn);
+	}
 }
 
 #define HANDLED_STATES                                                                       \
@@ -17,6 +22,7 @@ static __always_inline void on_established(struct sock *sk) {
 static __always_inline void dispatch(struct bpf_raw_tracepoint_args *ctx) {
 	struct sock *sk = (struct sock *)ctx->args[0];
 	int old_state = ctx->args[1], new_state = ctx->args[2];
+	struct connection *conn;
 
 	switch (new_state) {
 	case TCP_SYN_SENT:
@@ -25,13 +31,11 @@ static __always_inline void dispatch(struct bpf_raw_tracepoint_args *ctx) {
 		if (old_state == TCP_LISTEN)
 			on_child(sk);
 		return;
-	case TCP_ESTABLISHED:
-		return on_established(sk);
-	case TCP_FIN_WAIT1:
-	case TCP_LAST_ACK:
-	case TCP_CLOSE:
-		return on_ending(sk, old_state, new_state);
 	}
+	conn = connections.lookup(&sk);
+	on_established(sk, conn, old_state, new_state);
+	if (new_state != TCP_ESTABLISHED)
+		on_ending(sk, conn, old_state, new_state);
 }
 
 // The event that a program of this CPU dealt with last.

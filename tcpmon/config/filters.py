@@ -115,7 +115,8 @@ def _netns(node: Node, world: World) -> int:
     if name == "self":
         return _inum(node, f"{world.proc}/self/ns/net", "not readable here")
     if process:
-        return _inum(node, f"{world.proc}/{process[1]}/ns/net", f"no process {process[1]} is running")
+        missing = f"no process {process[1]} is running that tcpmon may see"
+        return _inum(node, f"{world.proc}/{process[1]}/ns/net", missing)
     if name.startswith("/"):
         return _inum(node, name, "no such file")
     if "/" in name or name in (".", ".."):

@@ -81,24 +81,28 @@ class Events:
             elif self._query.until_us and raw["__REALTIME_TIMESTAMP"] > self._query.until_us + _LATE_US:
                 return
 
-    def last(self, count: int) -> list[Entry]:
-        """The last so many of those that are there now; the next to be read are those that come after."""
-        reader, newest = self._reader, ""
-        found: list[Entry] = []
+    def rewind(self, count: int) -> None:
+        """Goes back to before the last so many of those that are there now."""
+        newest = oldest = ""
         self._seek_end()
-        while raw := self._read(reader.get_previous):
-            newest = newest or raw["__CURSOR"]
-            if len(found) == count or raw["__REALTIME_TIMESTAMP"] < (self._query.since_us or 0):
-                break
-            entry = _entry(raw)
-            if self._fits(entry):
-                found.append(entry)
-        if newest:
-            reader.seek_cursor(newest)
-            reader.get_next()
+        raw = self._read(self._reader.get_previous)
+        if raw:
+            newest = raw["__CURSOR"]
+        while raw and count and raw["__REALTIME_TIMESTAMP"] >= (self._query.since_us or 0):
+            if self._fits(_entry(raw)):
+                oldest = raw["__CURSOR"]
+                count -= 1
+            raw = self._read(self._reader.get_previous)
+        self._seek(oldest, newest)
+
+    def _seek(self, first: str, last: str) -> None:
+        """To before the entry of the cursor `first`; where there is none to behind `last`."""
+        if first or last:
+            self._reader.seek_cursor(first or last)
         else:
-            reader.seek_head()
-        return found[::-1]
+            self._reader.seek_head()
+        if last and not first:
+            self._read(self._reader.get_next)
 
     def wait_ms(self) -> int:
         """How long `fd` may be polled at most until process(); -1 for any time."""

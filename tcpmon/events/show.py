@@ -30,7 +30,7 @@ def run(parsed: argparse.Namespace) -> None:
         printer.show(_past(events, parsed))
         if parsed.follow:
             _follow(events, printer)
-        elif not printer.has_shown:
+        elif not printer.has_shown and parsed.lines != 0:
             print(f"tcpmon {VERB.name}: the journal holds no such events", file=sys.stderr)
     except KeyboardInterrupt:
         pass  # the way to end it
@@ -53,7 +53,9 @@ def _past(events: Events, parsed: argparse.Namespace) -> Iterable[Entry]:
     count = parsed.lines
     if count is None and parsed.follow and parsed.since is None:
         count = FOLLOW_LINES
-    return events.further() if count is None else events.last(count)
+    if count is not None:
+        events.rewind(count)
+    return islice(events.further(), count)
 
 
 def _follow(events: Events, printer: Printer) -> None:

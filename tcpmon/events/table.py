@@ -16,6 +16,7 @@ from tcpmon.metrics import snapshot
 
 _NUMBERS = frozenset(field.name for field in FIELDS if field.is_number)
 _MAX_DIGITS = 20  # of 64 bits
+_MAX_SHOWN = 64  # bytes of a value: an event's are shorter
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ _text = lru_cache(MAX_KEPT)(comm_text)
 
 
 def _value(name: str) -> Callable[[Entry], str]:
-    return lambda entry: _text(entry.values.get(name, b""))
+    return lambda entry: _text(entry.values.get(name, b"")[:_MAX_SHOWN])
 
 
 def _address(name: str) -> Callable[[Entry], str]:
+    value = _value(name)
+
     def text(entry: Entry) -> str:
-        found = _text(entry.values.get(name, b""))
+        found = value(entry)
         return f"[{found}]" if ":" in found else found
 
     return text

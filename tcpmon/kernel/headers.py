@@ -48,14 +48,14 @@ FILE_COUNTS = ("f_ref", "f_count")
 _ENUMS = ("sock_flags",)
 
 
-def write_tree(folder: Path) -> None:
+def write_tree(folder: Path, types: btf.Btf) -> None:
     """Makes a tree that bcc accepts as BCC_KERNEL_SOURCE, with the running kernel's types in kernel_types.h.
 
     Raises KernelError where the kernel has no BTF or lacks something in it.
     """
     include = folder / "include"
     shutil.copytree(STUBS, include)
-    (include / "kernel_types.h").write_text(kernel_types(btf.load()))
+    (include / "kernel_types.h").write_text(kernel_types(types))
 
 
 def used_here(types: btf.Btf) -> dict[str, tuple[str, ...]]:

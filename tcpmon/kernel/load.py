@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import TracebackType
 from typing import Any
 
 from tcpmon.errors import KernelError
@@ -19,7 +20,7 @@ from tcpmon.kernel.source import Module
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT_SECONDS = 300  # a compile takes a second, under emulation up to a minute
+_TIMEOUT_SECONDS = 150  # a compile takes a second, under emulation up to a minute; the unit waits for 180
 _MAX_FDS = 253
 _MAX_ANSWER_BYTES = 1 << 20
 
@@ -56,16 +57,91 @@ class Loaded:
             os.close(fd)
 
 
-def load(module: Module, mechanisms: Mapping[str, str]) -> Loaded:
-    """Compiles, loads and attaches in a child, which is gone when this returns.
+class Loader:
+    """The child that compiles, loads and attaches, for one module. Once begun it makes ready (imports bcc,
+    reads the kernel's types) while its parent does something else. To be closed."""
 
-    `mechanisms` forces one for an event ("accept", "connect"). KernelError says what is missing.
-    """
-    request = {"module": asdict(module), "mechanisms": dict(mechanisms)}
-    answer, fds = _ask(json.dumps(request).encode() + b"\n")
-    if "error" in answer:
-        raise KernelError(answer["error"], answer["hint"])
-    return described(answer, fds)
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        # bcc and the compiler write to both stdout and stderr; it is told where something fails
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # for as long as the child lives
+
+    def begin(self) -> None:
+        """Returns at once."""
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MAX_ANSWER_BYTES)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAX_ANSWER_BYTES)
+            self._child = subprocess.Popen(
+                # -I: a bcc.py in the working directory is not ours to run
+                [sys.executable, "-I", "-m", "tcpmon.kernel.loader", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+            )
+
+    def load(self, module: Module, mechanisms: Mapping[str, str]) -> Loaded:
+        """The module, attached; the child is gone then.
+
+        `mechanisms` forces one for an event ("accept", "connect"). KernelError says what is missing.
+        """
+        if self._child is None:
+            self.begin()
+        request = {"module": asdict(module), "mechanisms": dict(mechanisms)}
+        data, fds = self._ask(json.dumps(request).encode() + b"\n")
+        status = self._end()
+        self._output.seek(0)
+        said = self._output.read().decode(errors="replace")
+        self._output.close()
+        if not data:
+            raise KernelError(
+                _death(status, said), "is there memory for the compiler (about 130 MB, MemoryMax=)?"
+            )
+        answer: dict[str, Any] = json.loads(data)
+        _pass_on(said, failed="error" in answer)
+        if "error" in answer:
+            raise KernelError(answer["error"], answer["hint"])
+        return described(answer, fds)
+
+    def _ask(self, request: bytes) -> tuple[bytes, list[int]]:
+        """Nothing where the child died."""
+        self._channel.settimeout(_TIMEOUT_SECONDS)
+        try:
+            self._channel.sendall(request)
+            data, fds, _flags, _peer = socket.recv_fds(
+                self._channel, _MAX_ANSWER_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BrokenPipeError, ConnectionResetError):
+            return b"", []
+        except TimeoutError:
+            assert self._child
+            self._child.kill()
+            raise KernelError(
+                f"the loader gave no answer in {_TIMEOUT_SECONDS} s", "look at the machine's load"
+            ) from None
+        return data, fds
+
+    def _end(self) -> int:
+        """The child's exit status. One that was not asked ends when its channel does."""
+        if self._child is None:
+            return 0
+        child, self._child = self._child, None
+        self._channel.close()
+        return child.wait()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._end()
+        self._output.close()
+
+
+def load(module: Module, mechanisms: Mapping[str, str]) -> Loaded:
+    """By a loader of its own; as Loader.load."""
+    with Loader() as loader:
+        return loader.load(module, mechanisms)
 
 
 def described(answer: Mapping[str, Any], fds: Sequence[int]) -> Loaded:
@@ -107,43 +183,6 @@ def descriptors(loaded: Loaded) -> list[int]:
 
 def _layout(of: Mapping[str, Any]) -> Layout:
     return Layout(of["size"], {name: (place[0], place[1]) for name, place in of["fields"].items()})
-
-
-def _ask(request: bytes) -> tuple[dict[str, Any], list[int]]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # bcc and the compiler write to both stdout and stderr; it is told where something fails
-    with ours, tempfile.TemporaryFile() as output:
-        with theirs:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MAX_ANSWER_BYTES)
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAX_ANSWER_BYTES)
-            command = [sys.executable, "-m", "tcpmon.kernel.loader", str(theirs.fileno())]
-            child = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        ours.settimeout(_TIMEOUT_SECONDS)
-        try:
-            ours.sendall(request)
-            data, fds, _flags, _peer = socket.recv_fds(
-                ours, _MAX_ANSWER_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
-            )
-        except (BrokenPipeError, ConnectionResetError):
-            data, fds = b"", []
-        except TimeoutError:
-            child.kill()
-            child.wait()
-            raise KernelError(
-                f"the loader gave no answer in {_TIMEOUT_SECONDS} s", "look at the machine's load"
-            ) from None
-        status = child.wait()
-        output.seek(0)
-        said = output.read().decode(errors="replace")
-    if not data:
-        raise KernelError(
-            _death(status, said), "is there memory for the compiler (about 130 MB, MemoryMax=)?"
-        )
-    answer: dict[str, Any] = json.loads(data)
-    _pass_on(said, failed="error" in answer)
-    return answer, fds
 
 
 def _death(status: int, said: str) -> str:

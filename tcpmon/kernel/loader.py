@@ -15,13 +15,14 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tcpmon.errors import KernelError, TcpmonError
 from tcpmon.kernel import attach, btf, headers, probes, source
 
+_MAX_REQUEST_BYTES = 1 << 20
 MAPS = (
     "series",
     "connections",
@@ -39,13 +40,33 @@ BCC_HINT = "install it: apt install python3-bpfcc, and run with the distribution
 _CLONE_NEWNS, _MS_PRIVATE, _MS_REC = 0x20000, 1 << 18, 1 << 14
 
 
+@dataclass(frozen=True)
+class Ready:
+    """What loading needs and no request changes: bcc, the kernel's types, and headers made of them."""
+
+    bcc: Any
+    types: btf.Btf
+    headers: Path
+
+
 def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
-    try:
-        request = json.loads(channel.recv(1 << 20))
-        answer, fds = serve(source.Module(**request["module"]), request["mechanisms"])
-    except TcpmonError as error:
-        answer, fds = {"error": error.message, "hint": error.hint}, []
+    with tempfile.TemporaryDirectory(prefix="tcpmon-") as folder:
+        fault = None
+        try:
+            ready = prepare(Path(folder))
+        except TcpmonError as error:
+            fault = error
+        request = channel.recv(_MAX_REQUEST_BYTES)
+        if not request:  # nobody wants it any more
+            return
+        try:
+            if fault:
+                raise fault
+            wanted = json.loads(request)
+            answer, fds = serve(ready, source.Module(**wanted["module"]), wanted["mechanisms"])
+        except TcpmonError as error:
+            answer, fds = {"error": error.message, "hint": error.hint}, []
     socket.send_fds(channel, [json.dumps(answer).encode()], fds)
     channel.close()
     sys.stdout.flush()
@@ -54,17 +75,23 @@ def main() -> None:
     os._exit(0)
 
 
-def serve(module: source.Module, forced: dict[str, str]) -> tuple[dict[str, Any], list[int]]:
-    """Compiles, loads and attaches. Returns what to tell the daemon, and the descriptors in its order."""
+def prepare(folder: Path) -> Ready:
+    """Writes the headers into `folder`."""
     bcc = _import_bcc()
     _raise_memlock()
     see_tracefs()
     types = btf.load()
-    chosen = probes.choose(probes.survey(types, forced, first_only=True))
-    loaded = _compile(bcc, types, module, {finding.event: finding.mechanism for finding in chosen})
+    headers.write_tree(folder, types)
+    return Ready(bcc, types, folder)
+
+
+def serve(ready: Ready, module: source.Module, forced: dict[str, str]) -> tuple[dict[str, Any], list[int]]:
+    """Compiles, loads and attaches. Returns what to tell the daemon, and the descriptors in its order."""
+    chosen = probes.choose(probes.survey(ready.types, forced, first_only=True))
+    loaded = _compile(ready, module, {finding.event: finding.mechanism for finding in chosen})
     attached = [probe for finding in chosen for probe in probes.probes_of(finding)]
     attached += probes.for_events(module.events)
-    programs = {probe.name: _load(bcc, loaded, probe) for probe in attached}
+    programs = {probe.name: _load(ready.bcc, loaded, probe) for probe in attached}
     links = [_attach(loaded, probe, programs[probe.name]) for probe in attached]
     maps = {name: loaded[name].map_fd for name in (*MAPS, *(EVENT_MAPS if module.events else []))}
     answer = {
@@ -73,7 +100,7 @@ def serve(module: source.Module, forced: dict[str, str]) -> tuple[dict[str, Any]
         "links": len(links),
         "probes": [asdict(probe) for probe in attached],
         "layouts": {name: _layouts(loaded, name) for name in maps},
-        "bcc": bcc.__version__,
+        "bcc": ready.bcc.__version__,
     }
     return answer, [*maps.values(), *programs.values(), *links]
 
@@ -103,17 +130,15 @@ def _import_bcc() -> Any:
     return bcc
 
 
-def _compile(bcc: Any, types: btf.Btf, module: source.Module, mechanisms: dict[str, str]) -> Any:
-    flags = source.definitions(module, mechanisms, types.argument_count("inet_csk_accept"))
-    with tempfile.TemporaryDirectory(prefix="tcpmon-") as folder:
-        headers.write_tree(Path(folder))
-        os.environ["BCC_KERNEL_SOURCE"] = folder
-        try:
-            return bcc.BPF(text=source.text(), cflags=flags)
-        except Exception as error:  # bcc raises nothing more specific  # noqa: BLE001
-            raise KernelError(
-                f"the BPF module does not load: {error}", "see the messages above; please report them"
-            ) from None
+def _compile(ready: Ready, module: source.Module, mechanisms: dict[str, str]) -> Any:
+    flags = source.definitions(module, mechanisms, ready.types.argument_count("inet_csk_accept"))
+    os.environ["BCC_KERNEL_SOURCE"] = str(ready.headers)
+    try:
+        return ready.bcc.BPF(text=source.text(), cflags=flags)
+    except Exception as error:  # bcc raises nothing more specific  # noqa: BLE001
+        raise KernelError(
+            f"the BPF module does not load: {error}", "see the messages above; please report them"
+        ) from None
 
 
 def _load(bcc: Any, loaded: Any, probe: probes.Probe) -> int:

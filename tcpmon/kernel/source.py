@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,6 +45,7 @@ _IN_CONFIG = {
     "ring_bytes": "events.buffer",
     "cgroup_map": "filters.cgroup_map",
     "mntns_map": "filters.mntns_map",
+    "pins": "the map that filters.cgroup_map or filters.mntns_map names",
 }
 _MECHANISM_NUMBERS = {"fexit": 1, "kretprobe": 2, "tracepoint": 3}
 
@@ -73,7 +75,16 @@ def identity(module: Module, mechanisms: Mapping[str, str]) -> dict[str, Any]:
     code = re.sub(r"//[^\n]*|^#line.*$", "", text(), flags=re.MULTILINE).split()
     made_of = [code, FILTER_VALUES, FILTER_NETWORKS, dict(mechanisms)]
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    return {"program": digest, **json.loads(json.dumps(asdict(module)))}
+    pins = [_inode(path) for path in (module.cgroup_map, module.mntns_map)]
+    return {"program": digest, "pins": pins, **json.loads(json.dumps(asdict(module)))}
+
+
+def _inode(path: str | None) -> int | None:
+    """Of a pinned map: another one may be there under the same name."""
+    try:
+        return os.stat(path).st_ino if path else None
+    except OSError:
+        return None  # what is wrong with it, compiling will tell
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

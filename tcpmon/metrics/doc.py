@@ -33,7 +33,7 @@ These hold for each label set and in sum, once traffic is quiet:
 - a histogram's `_count` is its `+Inf` bucket; bounds are inclusive; `_sum` is exact to the microsecond
 """
 
-_REASONS = {
+REASON_MEANINGS = {
     "refused": "ECONNREFUSED: nobody listens, or a firewall rejects",
     "timeout": "ETIMEDOUT: no answer",
     "unreachable": "ENETUNREACH, EHOSTUNREACH and their like: no route, or a router or neighbour says so",
@@ -58,7 +58,8 @@ _STAGES = {
 def text() -> str:
     parts = [_INTRODUCTION, "## Per label set\n"]
     parts += [_section(family) for family in FAMILIES]
-    parts += ["## Why connects fail\n", _table(("reason", "meaning"), [(r, _REASONS[r]) for r in REASONS])]
+    reasons = [(reason, REASON_MEANINGS[reason]) for reason in REASONS]
+    parts += ["## Why connects fail\n", _table(("reason", "meaning"), reasons)]
     stages = [(stage, _STAGES[stage]) for stage in (*LOST_STAGES, JOURNAL, RECURSION)]
     parts += [
         "## What can be lost\n",

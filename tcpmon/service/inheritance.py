@@ -42,8 +42,8 @@ def take(manager: Manager) -> Inheritance:
 def _listens(fd: int) -> bool:
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
-            stream = sock.type == socket.SOCK_STREAM
-            return stream and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+            tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+            return tcp and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
         return False
 

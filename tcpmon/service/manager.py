@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from collections.abc import Mapping
 from typing import Any
 
 from tcpmon.errors import TcpmonError
 
+# What it sends, and a terminal
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _BARRIER_MS = 5000
 
 

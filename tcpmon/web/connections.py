@@ -41,6 +41,7 @@ class Connection:
         self.peer = peer
         self.phase = Phase.READING
         self.since = time.monotonic()
+        self.answered = False  # at least once
         self.thread: threading.Thread | None = None
 
     def shut_down(self) -> None:
@@ -73,7 +74,7 @@ class Connections:
                 self.crowded = True
                 self._evict()
                 self._changed.wait(RECHECK_SECONDS)
-            self.crowded = False
+            self.crowded = self._closing
             if not self._closing:
                 self._open.add(connection)
             return not self._closing
@@ -100,13 +101,20 @@ class Connections:
                 self._evict()
                 self._changed.wait(timeout)
 
-    def close_all(self) -> None:
-        """Admit no more, shut down all."""
+    def finish(self, patience_seconds: float) -> None:
+        """Admit no more. Those that have been answered are shut down, the others after their reply, or when
+        the time is over."""
+        deadline = time.monotonic() + patience_seconds
         with self._changed:
-            self._closing = True
+            self._closing = self.crowded = True
+            self._changed.notify_all()
+            while self._open and time.monotonic() < deadline:
+                for connection in self._stuck():
+                    if connection.answered:
+                        connection.shut_down()
+                self._changed.wait(RECHECK_SECONDS)
             for connection in self._open:
                 connection.shut_down()
-            self._changed.notify_all()
 
     def threads(self) -> list[threading.Thread]:
         with self._changed:

@@ -100,6 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             self._connections.enter(self._connection, Phase.WORKING)
             raise_if_gone(self._connection.sock)
             self._answer_or_fail()
+        self._connection.answered = True
 
     # --- reading
 

@@ -35,6 +35,7 @@ BACKLOG = 512
 # Between attempts to accept when descriptors or memory have run out.
 BACKOFF_SECONDS = 1.0
 STOP_SECONDS = 5.0
+GRACE_SECONDS = 1.0
 # Runaway recursion through C (getattr, repr, map) still ends in a RecursionError in this; in half of it, not
 # always. Less than a huge page: where those are on for all memory, a stack of 8 MiB can cost 2 MiB of RSS.
 STACK_BYTES = 1024 * 1024
@@ -119,11 +120,14 @@ class Server:
         return ours
 
     def stop(self) -> None:
-        """Close listeners and connections; waits at most STOP_SECONDS for the threads. Once, after start."""
+        """Close listeners and connections; waits at most STOP_SECONDS for the threads. Once, after start.
+
+        Who has a request here, or on its way, gets its reply, if GRACE_SECONDS are enough.
+        """
         deadline = time.monotonic() + STOP_SECONDS
         self._stopping = True
         os.eventfd_write(self._wake, 1)
-        self._connections.close_all()
+        self._connections.finish(GRACE_SECONDS)
         self._acceptor.join(STOP_SECONDS)
         for sock in self._listeners.values():
             sock.close()
@@ -145,6 +149,8 @@ class Server:
                     self._accept_own()
 
     def _accept(self, listener: socket.socket) -> None:
+        if self._stopping:  # whoever takes the listener over, or its end, answers
+            return
         try:
             sock, peer = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # the client was faster in leaving

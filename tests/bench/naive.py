@@ -17,7 +17,7 @@ from typing import Any
 
 import prometheus_client
 
-from tcpmon.kernel import headers
+from tcpmon.kernel import btf, headers
 
 SYN_SENT, CLOSE = 2, 7
 POLL_MS = 200
@@ -26,7 +26,7 @@ POLL_MS = 200
 def compiled() -> Any:
     """The loaded program; bcc compiles it against the header tree that tcpmon makes of the kernel's BTF."""
     with tempfile.TemporaryDirectory() as folder:
-        headers.write_tree(Path(folder))
+        headers.write_tree(Path(folder), btf.load())
         os.environ["BCC_KERNEL_SOURCE"] = folder
         from bcc import BPF
 

@@ -16,7 +16,7 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES = 300, 60
 # From the top down: a module imports from its own layer and those below. The longest name that fits counts.
 LAYERS = (
     ("tcpmon.__main__", "tcpmon.cli"),
-    ("tcpmon.daemon", "tcpmon.checkkernel"),
+    ("tcpmon.start", "tcpmon.daemon", "tcpmon.checkkernel"),
     ("tcpmon.web", "tcpmon.metrics", "tcpmon.events", "tcpmon.tools"),
     ("tcpmon.kernel", "tcpmon.netns", "tcpmon.privileges", "tcpmon.service"),
     ("tcpmon.config",),

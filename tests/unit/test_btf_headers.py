@@ -166,8 +166,8 @@ def test_a_line_too_long_to_print_is_not_left_out(types: btf.Btf, monkeypatch: p
         types.c_text([("sock", btf.KIND_STRUCT)])
 
 
-def test_the_tree_is_one_that_bcc_accepts(tmp_path: Path, text: str) -> None:
-    headers.write_tree(tmp_path / "tree")
+def test_the_tree_is_one_that_bcc_accepts(tmp_path: Path, types: btf.Btf, text: str) -> None:
+    headers.write_tree(tmp_path / "tree", types)
     include = tmp_path / "tree" / "include"
     assert (include / "linux" / "kconfig.h").is_file()  # bcc's only test
     assert (include / "kernel_types.h").read_text() == text

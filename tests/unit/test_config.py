@@ -220,7 +220,7 @@ BAD_ENTRIES = [
     ("filters.port", "1, 2", "[3]", 'expected a port or a range such as "8000-8099", not a list'),
     ("filters.netns", "1, 2", "0", "expected an inum from 1 to 4294967295, or a namespace's name, not 0"),
     ("filters.netns", "1, 2", "green", '"green": no namespace green under RUN'),
-    ("filters.netns", "1, 2", "pid:4321", '"pid:4321": no process 4321 is running'),
+    ("filters.netns", "1, 2", "pid:4321", '"pid:4321": no process 4321 is running that tcpmon may see'),
     ("filters.netns", "1, 2", "/nowhere", '"/nowhere": no such file'),
     ("filters.netns", "1, 2", "a/b", '"a/b": neither a name under RUN nor an absolute path'),
     ("filters.netns", "1, 2", "..", '"..": neither a name under RUN nor an absolute path'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ MODULE = Module(bounds={"accept_wait": (1, 2)}, max_series=7, max_tracked=11, ri
         ({"max_series": 8}, ["metrics.max_series"]),
         ({"max_tracked": 12}, ["connections.max_tracked"]),
         ({"ring_bytes": 8192, "max_series": 8}, ["metrics.max_series", "events.buffer"]),
-        ({"cgroup_map": "/sys/fs/bpf/c"}, ["filters.cgroup_map"]),
-        ({"mntns_map": "/sys/fs/bpf/m"}, ["filters.mntns_map"]),
+        ({"cgroup_map": "/sys/fs/bpf/none"}, ["filters.cgroup_map"]),
+        ({"mntns_map": "/sys/fs/bpf/none"}, ["filters.mntns_map"]),
     ],
 )
 def test_what_is_compiled_in(change: dict[str, Any], names: list[str]) -> None:
@@ -36,6 +37,17 @@ def test_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not changes(old, identity(MODULE, {}))
     monkeypatch.setattr(source, "text", lambda: text + "int more;\n")
     assert changes(old, identity(MODULE, {})) == ["the BPF program"]
+
+
+def test_another_map_under_the_same_name(tmp_path: Path) -> None:
+    path = tmp_path / "map"
+    path.touch()
+    module = replace(MODULE, cgroup_map=str(path))
+    old = identity(module, {})
+    (tmp_path / "other").touch()
+    (tmp_path / "other").rename(path)
+    (found,) = changes(old, identity(module, {}))
+    assert found.startswith("the map that")
 
 
 def test_a_forced_mechanism() -> None:
