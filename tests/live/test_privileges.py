@@ -26,20 +26,24 @@ COUNT = 7
 NONE = "0" * 16
 
 
-def status(pid: int) -> dict[str, str]:
+def fields(status: str) -> dict[str, str]:
     """/proc/PID/status by field."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in status.splitlines())}
 
 
-def threads(daemon: Daemon) -> list[int]:
-    return [int(entry) for entry in os.listdir(f"/proc/{daemon.pid}/task")]
+def of_threads(daemon: Daemon, name: str) -> list[str]:
+    """The text of /proc/TID/NAME of each thread; those that end meanwhile, as a client's does, have none."""
+    texts = []
+    for entry in Path(f"/proc/{daemon.pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            texts.append((entry / name).read_text())
+    assert texts
+    return texts
 
 
 def assert_powerless(daemon: Daemon) -> None:
     """No thread has, or can ever get, a capability."""
-    for tid in threads(daemon):
-        now = status(tid)
+    for now in map(fields, of_threads(daemon, "status")):
         assert {now[name] for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")} == {NONE}, now
         assert now["NoNewPrivs"] == "1"
 
@@ -82,8 +86,7 @@ def test_it_keeps_none_over_a_reload(start_daemon: Callable[..., Daemon], ns: Ne
 
 def test_the_loader_has_gone(daemon: Daemon) -> None:
     """No child is left, nor a zombie; and bcc and LLVM were never in this process."""
-    tasks = Path(f"/proc/{daemon.pid}/task").iterdir()
-    assert not [child for task in tasks for child in (task / "children").read_text().split()]
+    assert not "".join(of_threads(daemon, "children")).split()
     maps = Path(f"/proc/{daemon.pid}/maps").read_text()
     for library in ("libbcc", "libLLVM", "libclang"):
         assert library not in maps
@@ -154,7 +157,7 @@ def test_it_is_not_root_where_its_user_exists(
     """It serves, counts, reloads and ends as that user."""
     daemon = start_daemon()
     readable(daemon.config_path)
-    now = status(daemon.pid)
+    now = fields(Path(f"/proc/{daemon.pid}/status").read_text())
     assert now["Uid"].split() == [str(user.pw_uid)] * 4
     assert now["Gid"].split() == [str(user.pw_gid)] * 4
     assert now["Groups"] == ""
