@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,10 @@ PATIENCE_S = 20
 Done = subprocess.CompletedProcess[str]
 
 
-def tcpmon(*arguments: str, wrapper: list[str] | None = None, env: dict[str, str] | None = None) -> Done:
+def tcpmon(*arguments: str, wrapper: list[str] | None = None) -> Done:
     """The command, to its end (it must end)."""
     command = [*(wrapper or []), *TCPMON, *arguments]
-    environment = {**os.environ, **(env or {})}
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def assert_operators_error(done: Done, *words: str) -> str:
@@ -198,15 +199,27 @@ def taken_port() -> Iterator[int]:
 
 
 def test_bcc_is_missing(config: Path, tmp_path: Path) -> None:
-    """A package of its name that cannot be imported, ahead of the real one."""
-    (tmp_path / "bcc").mkdir()
-    (tmp_path / "bcc" / "__init__.py").write_text(
-        "raise ModuleNotFoundError(\"No module named 'bcc'\", name='bcc')\n"
-    )
+    """One that cannot be imported lies over the real one, in a mount namespace of its own."""
+    folder = find_spec("bcc").submodule_search_locations[0]  # type: ignore[union-attr,index]
+    (tmp_path / "bcc.py").write_text("raise ModuleNotFoundError(\"No module named 'bcc'\", name='bcc')\n")
     config.write_text(f"listen: 127.0.0.1:{free_port()}\n")
-    done = tcpmon("run", "-c", str(config), env={"PYTHONPATH": str(tmp_path)})
+    cover = f'mount -t tmpfs none {folder} && cp {tmp_path}/bcc.py {folder}/__init__.py && exec "$@"'
+    done = tcpmon("run", "-c", str(config), wrapper=["unshare", "-m", "sh", "-c", cover, "sh"])
     assert_operators_error(done, "bcc")
     assert "python3-bpfcc" in done.stderr
+
+
+def test_a_module_in_the_working_directory_is_not_run(tmp_path: Path) -> None:
+    """Whoever may write where root happens to be would be root else."""
+    for name in ("bcc", "json", "socket"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('of the working directory')\n")
+    command = [Path(sys.executable).with_name("tcpmon"), "tcpaccept", "-P", "1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as tool:
+        assert tool.stdout is not None
+        first = tool.stdout.readline()
+        tool.send_signal(signal.SIGINT)
+        assert first.startswith("PID"), tool.communicate()
 
 
 def test_no_btf(config: Path) -> None:
