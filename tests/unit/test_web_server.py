@@ -595,6 +595,31 @@ def test_client_that_does_not_read_is_given_up(site: Site, monkeypatch: pytest.M
             drain(sock)
 
 
+def test_stop_lets_replies_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is being made, and one whose request comes a moment later; an idle one is closed at once."""
+    monkeypatch.setattr("tcpmon.web.server.GRACE_SECONDS", DEADLINE_SECONDS)
+    site = Site()
+    request = b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n"
+    idle = site.connect(request % b"ok")
+    reply = b""
+    while not reply.endswith(b"ok\n"):
+        reply += idle.recv(65536)
+    asked, late = site.connect(request % b"held"), site.connect()
+    assert site.entered.wait(DEADLINE_SECONDS)
+    assert eventually(lambda: len(site.server._connections.threads()) == 3)
+    stopping = threading.Thread(target=site.server.stop)
+    stopping.start()
+    assert is_closed(idle)
+    late.sendall(request % b"ok")
+    assert drain(late).endswith(b"ok\n")
+    site.release.set()
+    assert drain(asked).endswith(b"held\n")
+    stopping.join(DEADLINE_SECONDS)
+    assert not stopping.is_alive()
+    for sock in (idle, asked, late):
+        sock.close()
+
+
 def test_stop_with_clients_hanging(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     before = resources()
