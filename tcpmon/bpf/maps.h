@@ -35,7 +35,11 @@ BPF_TABLE_PINNED("hash", u64, u64, cgroup_map, 1024, CGROUP_MAP);
 BPF_TABLE_PINNED("hash", u64, u64, mntns_map, 1024, MNTNS_MAP);
 #endif
 
-static __always_inline void add(u64 *counter, u64 n) { __sync_fetch_and_add(counter, n); }
+static __always_inline void add(u64 *counter, u64 n) {
+	// Where the compiler knows n to be 0 it makes an atomic OR of it, which kernels have since 5.12 only
+	asm volatile("" : "+r"(n));
+	__sync_fetch_and_add(counter, n);
+}
 
 static __always_inline void add_u32(u32 *flag, u32 n) { __sync_fetch_and_add(flag, n); }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -73,13 +75,23 @@ def kernel_types(types: btf.Btf) -> str:
     """
     present = used_here(types)
     wanted = [(name, btf.KIND_STRUCT) for name in present] + [(name, btf.KIND_ENUM) for name in _ENUMS]
-    parts = ["#pragma once", "#include <linux/types.h>", types.c_text(wanted)]
+    parts = ["#pragma once", "#include <linux/types.h>", _plain_padding(types.c_text(wanted))]
     parts += [f"#define HAVE_{name.removesuffix('_sock').upper()}" for name in present if name in OPTIONAL]
     parts += [f"#define HAVE_{name.upper()}" for name in present["file"] if name in FILE_COUNTS]
     for struct, members in present.items():
         parts.append(f'_Static_assert(sizeof(struct {struct}) == {types.size(struct)}, "struct {struct}");')
         parts += [_assertion(types, struct, member) for member in members]
     return "\n".join(parts) + "\n"
+
+
+def _plain_padding(text: str) -> str:
+    """Padding as bytes, where libbpf writes unnamed bit fields.
+
+    Of several `long: 64` in a row clang 14 makes one integer, aligned to 16: what follows moves in the code that
+    it makes, though __builtin_offsetof says otherwise (task_struct of 5.10, behind sched_entity).
+    """
+    numbers = itertools.count(1)
+    return re.sub(r"\blong: 64;", lambda _match: f"unsigned char __pad{next(numbers)}[8];", text)
 
 
 def _assertion(types: btf.Btf, struct: str, member: str) -> str:

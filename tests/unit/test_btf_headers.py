@@ -139,6 +139,12 @@ def test_every_assertion_can_fail(text: str, types: btf.Btf) -> None:
     assert sorted(check(wrong)) == sorted(expected)
 
 
+def test_padding_is_in_bytes(types: btf.Btf, text: str) -> None:
+    """clang 14 lays out several unnamed bit fields in a row otherwise than it says: see headers."""
+    assert re.search(r"\blong: 64;", types.c_text([("task_struct", btf.KIND_STRUCT)]))
+    assert not re.search(r"\blong: 64;", text)
+
+
 def test_a_member_that_moved_is_noticed(text: str) -> None:
     """What Linux 7 does to a compiler that drops an unnamed member: all behind it moves."""
     smaller = re.sub(r"^struct sock_common \{\n", r"\g<0>\tlong unsigned int grown;\n", text, flags=re.M)

@@ -18,11 +18,17 @@ import yaml
 
 from .metrics import Counts, Metrics, parse
 from .netns import Netns
-from .polling import eventually, settled
+from .polling import PATIENCE, eventually, settled
 
 READY = re.compile(r"^tcpmon: ready, serving (\S+)", re.MULTILINE)
 START_S = 20.0
-SCRAPE_S = 10.0
+SCRAPE_S = 10.0 * PATIENCE
+END_S = 10.0 * PATIENCE
+# On kernels that offer several, tests/vm forces each
+MECHANISM = os.environ.get("TCPMON_MECHANISM")
+FORCED = [
+    word for event in ("connect", "accept") for word in ("--force", f"{event}={MECHANISM}") if MECHANISM
+]
 
 
 Launch = Callable[[list[str], IO[bytes]], "subprocess.Popen[bytes]"]
@@ -54,7 +60,7 @@ class Daemon:
         self._listen = f"127.0.0.1:{free_port()}"
         self.write_config(config or {})
         with self.stderr_path.open("wb") as stderr:
-            command = [sys.executable, "-m", "tcpmon", "run", "-c", str(self.config_path)]
+            command = [sys.executable, "-m", "tcpmon", "run", "-c", str(self.config_path), *FORCED]
             self.process = launch(command, stderr)
         try:
             self.url = eventually(self._ready, START_S)
@@ -127,7 +133,7 @@ class Daemon:
         losses = {} if self.lossy else self.losses()
         self.process.send_signal(signal.SIGTERM)
         try:
-            status = self.process.wait(10)
+            status = self.process.wait(END_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

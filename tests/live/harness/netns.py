@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .polling import PATIENCE
+
 _numbers = itertools.count()
 
 LEFT4, RIGHT4 = "10.83.0.1", "10.83.0.2"
@@ -19,7 +21,7 @@ LEFT6, RIGHT6 = "fd00:83::1", "fd00:83::2"
 
 def sh(command: str) -> str:
     """Run a command without a shell; its stdout. A failure says what stderr said."""
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=20)
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=20 * PATIENCE)
     assert done.returncode == 0, f"{command}: {done.stderr.strip()}"
     return done.stdout
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 EVERY_S = 0.03
+# How many times longer than on a real machine: tests/vm runs on emulated ones
+PATIENCE = float(os.environ.get("TCPMON_PATIENCE", "1"))
 
 
 def eventually(check: Callable[[], T], deadline_s: float = 10.0) -> T:
     """Call `check` until it raises no AssertionError; its value. After the deadline its last error stands."""
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + deadline_s * PATIENCE
     while True:
         try:
             return check()

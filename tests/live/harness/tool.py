@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 
 from .netns import Netns
-from .polling import eventually
+from .polling import PATIENCE, eventually
 from .workload import enter
 
 START_S = 30.0
-END_S = 10.0
+END_S = 10.0 * PATIENCE
 LOST = re.compile(r"^tcpmon (\w+): lost (\d+) events$", re.MULTILINE)
 
 # A line's cells by the header's titles

@@ -11,9 +11,10 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .polling import PATIENCE
 from .workload import Link
 
-PATIENCE_MS = 20_000
+PATIENCE_MS = round(20_000 * PATIENCE)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Accept = Callable[[socket.socket], socket.socket]

@@ -18,10 +18,11 @@ from types import TracebackType
 from typing import Any
 
 from .netns import Netns
+from .polling import PATIENCE
 
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
-PATIENCE_S = 30.0
+PATIENCE_S = 30.0 * PATIENCE
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _fork = multiprocessing.get_context("fork")
