@@ -41,9 +41,12 @@ test-vm: $(VENV)/dev
 	deploy/packages.sh vm
 	$(BIN)/python -m tests.vm $(VM_ARGUMENTS)
 
-install uninstall:
-	deploy/packages.sh run
-	deploy/install.sh $@
+install:
+	[ -n "$(DESTDIR)" ] || deploy/packages.sh run
+	deploy/install.sh install
+
+uninstall:
+	deploy/install.sh uninstall
 
 deb:
 	deploy/packages.sh deb

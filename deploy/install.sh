@@ -5,6 +5,7 @@
 # nothing of the running system is touched. What was put is listed in $PREFIX/share/tcpmon/installed, and uninstall
 # takes away just that. Should an installation fail on its way, all is put back as it was.
 set -eu
+umask 022
 
 source=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-/usr/bin/python3} # the distribution's: bcc comes with it and imports under no other
@@ -61,6 +62,12 @@ folder() {
 	echo "dir $1" >>"$stage/made"
 }
 
+# With times, for everybody to read, and nobody's but who installs: the tree may be another user's
+copy() {
+	cp -dR --preserve=timestamps,mode "$1" "$2"
+	[ -L "$2" ] || chmod -R u=rwX,go=rX "$2"
+}
+
 # Puts a file or a tree into its place, at once; what was there is kept until the end
 put() {
 	folder "$(dirname "$2")"
@@ -70,7 +77,7 @@ put() {
 	fi
 	echo "$2" >>"$stage/put"
 	rm -rf "$DESTDIR$2.new-tcpmon"
-	cp -a "$1" "$DESTDIR$2.new-tcpmon"
+	copy "$1" "$DESTDIR$2.new-tcpmon"
 	[ ! -d "$1" ] || rm -rf "$DESTDIR$2"
 	mv -T "$DESTDIR$2.new-tcpmon" "$DESTDIR$2"
 	echo "file $2" >>"$stage/list"

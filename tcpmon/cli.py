@@ -31,10 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except TcpmonError as error:
         start = log.prefix(logging.ERROR)
+        bare = start if start.startswith("<") else ""  # the journal's, not a terminal's
         for line in error.message.splitlines():
-            print(line if isinstance(error, ConfigError) else start + line, file=sys.stderr)
+            print((bare if isinstance(error, ConfigError) else start) + line, file=sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print(f"{bare}hint: {error.hint}", file=sys.stderr)
         status = 1
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -92,6 +92,7 @@ class Daemon:
         self._status = Status(config, reload_ok=True, reload_timestamp=time.time())
         self._journal = Journal(loaded.tables["events"], Tally(loaded.tables["journal_tally"]))
         self._scraper = Scraper(loaded, config, self._journal)
+        self._own_scrapes = 0
 
     def serve(self, sockets: Sequence[socket.socket]) -> None:
         """Answers scrapes on listening sockets, which it owns, until a signal says to end."""
@@ -100,7 +101,7 @@ class Daemon:
         self._switch_journal()
         for bound in sockets:
             log.info("ready, serving http://%s/metrics", name_of(bound))
-        pulse = Pulse(self._manager, lambda timeout_s: self._scrapes_work(server, timeout_s), self._health)
+        pulse = Pulse(self._manager, lambda period_s: self._scrapes_work(server, period_s), self._health)
         self._manager.ready()
         self._wait(pulse)
         self._manager.stopping()
@@ -127,17 +128,22 @@ class Daemon:
             self._manager.ready()
         log.info("ending on %s", signal.Signals(number).name)
 
-    def _scrapes_work(self, server: Server, timeout_s: float) -> bool:
-        """One that was answered lately is proof enough; else we ask for one."""
-        lately = time.monotonic() - timeout_s
-        return self._scraper.answered_at > lately or scrape_works(server.connect, timeout_s)
+    def _scrapes_work(self, server: Server, period_s: float) -> bool:
+        """One that was answered since the last beat is proof enough; else we ask for one."""
+        if self._scraper.answered_at > time.monotonic() - period_s:
+            return True
+        works = scrape_works(server.connect, period_s / 2)
+        self._own_scrapes += works
+        return works
 
     def _health(self) -> str:
         counters = snapshot.counters(self._loaded.tables["counters"])
-        lost = sum(selfmetrics.lost(counters, self._scraper.programs(), self._journal).values())
+        lost = dict(selfmetrics.lost(counters, self._scraper.programs(), self._journal))
+        cut = lost.pop(selfmetrics.RATE_LIMIT)
         return (
-            f"{counters['tracked']} connections followed, {lost} events lost, "
-            f"{self._scraper.answered} scrapes answered"
+            f"{counters['tracked']} connections followed, {sum(lost.values())} events lost, "
+            + (f"{cut} beyond events.rate_limit, " if cut else "")
+            + f"{self._scraper.answered - self._own_scrapes} scrapes answered"
         )
 
     def _switch_journal(self) -> None:

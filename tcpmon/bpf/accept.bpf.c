@@ -27,17 +27,21 @@ static __always_inline void count_accept(struct series *to, u64 wait_ns, bool wa
 	add(&to->accept_wait_ns, wait_ns);
 }
 
-// One that was established before tracing began: how long it waited is not known.
-static __always_inline void take_unknown(struct sock *sk, struct connection *new, struct series *to) {
+// One that was established before tracing began: how long it waited is not known. False where there is no
+// room for it.
+static __always_inline bool take_unknown(struct sock *sk, struct connection *new, struct series *to) {
 	u8 sk_state = 0;
 
 	READ(&sk_state, &sk->__sk_common.skc_state);
 	if (sk_state == TCP_CLOSE) // no state will follow
 		new->closed_ns = new->since_ns;
-	if (!track(sk, new))
+	if (!track(sk, new)) {
 		count(COUNTER_LOST_CONNECTION, 1);
-	else if (to)
+		return false;
+	}
+	if (to)
 		count_accept(to, 0, false);
+	return true;
 }
 
 // A queued connection gets its owner. `accepted` is the last that is written: from then on a close on another
@@ -61,8 +65,10 @@ static __always_inline void take_queued(struct connection *conn, const struct co
 static __always_inline void take(struct sock *sk, struct connection *conn, bool wait_known) {
 	struct connection new = {.role = ROLE_SERVER, .phase = PHASE_OPEN};
 	struct choice choice;
+	struct event *event;
 	struct series *to;
 	struct flow flow;
+	bool taken = true;
 
 	if (!choose(&choice))
 		return;
@@ -76,11 +82,15 @@ static __always_inline void take(struct sock *sk, struct connection *conn, bool 
 	new.since_ns = bpf_ktime_get_ns();
 	new.id = new_id(new.since_ns);
 	to = series_of(&new.key);
-	tell_accept(choice.now, &new, &flow);
+	event = accept_event(choice.now, &new, &flow); // ahead of the close, which may come at once
 	if (conn)
 		take_queued(conn, &new, to, wait_known);
 	else
-		take_unknown(sk, &new, to);
+		taken = take_unknown(sk, &new, to);
+	if (event && taken)
+		submit(event);
+	else if (event)
+		discard(event);
 }
 
 static __always_inline int accepted(struct sock *sk) {

@@ -143,6 +143,25 @@ static __always_inline void on_unsent(struct connect_call *call, int error) {
 	tell_unsent(choice.now, &unsent, reason_of(error), &flow);
 }
 
+// A connect() that got as far as SYN_SENT and sent no SYN. By now the socket has forgotten where to.
+static __always_inline void on_no_port(struct connection *conn, struct connect_call *call, u32 reason) {
+	struct connection was = *conn;
+	struct choice choice;
+	struct series *to;
+	struct flow flow;
+
+	if (!untrack((struct sock *)call->sk))
+		return;
+	to = known_series(&was.key);
+	if (to)
+		add(&to->failures[reason], 1);
+	if (!CAN_TELL(EVENT_CONNECT_FAILED) || !choose(&choice))
+		return;
+	read_flow(&flow, (struct sock *)call->sk);
+	read_destination(&flow, call);
+	tell_unsent(choice.now, &was, reason, &flow);
+}
+
 static __always_inline int connect_returned(int ret) {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct connect_call *found = connect_calls.lookup(&tid);
@@ -165,7 +184,7 @@ static __always_inline int connect_returned(int ret) {
 	}
 	conn = connections.lookup(&sk);
 	if (conn && conn->phase == PHASE_FAILING)
-		end(sk, conn, reason_of(-ret), 0);
+		on_no_port(conn, &call, reason_of(-ret));
 	return 0;
 }
 

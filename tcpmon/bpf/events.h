@@ -63,7 +63,7 @@ static __always_inline bool within_rate(const struct settings *now) {
 
 	if (!now->rate_limit || !current)
 		return true;
-	if (current->second != second) {
+	if (current->second < second) {
 		current->events = 0;
 		current->second = second;
 	}
@@ -103,15 +103,16 @@ static __always_inline void tell(u32 kind, struct sock *sk, const struct connect
 	submit(event);
 }
 
-static __always_inline void tell_accept(const struct settings *now, const struct connection *conn,
-                                        const struct flow *flow) {
+// To be submitted, or discarded; null as above.
+static __always_inline struct event *accept_event(const struct settings *now, const struct connection *conn,
+                                                  const struct flow *flow) {
 	struct event *event = event_of_owner(EVENT_ACCEPT, now, conn);
 
 	if (!event)
-		return;
+		return 0;
 	event->flow = *flow;
 	event->flow.local_port = conn->port;
-	submit(event);
+	return event;
 }
 
 static __always_inline void tell_unsent(const struct settings *now, const struct connection *conn, u32 reason,

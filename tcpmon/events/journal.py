@@ -66,6 +66,8 @@ class Journal:
 
     def start(self) -> None:
         """Returns at once; nothing where it runs already. May follow a stop."""
+        if self._thread and not self._thread.is_alive():
+            self._forget()
         if self._thread is None:
             self._stop = os.eventfd(0)
             self._thread = threading.Thread(
@@ -80,8 +82,11 @@ class Journal:
         os.eventfd_write(self._stop, 1)
         self._thread.join(_JOIN_SECONDS)
         if not self._thread.is_alive():
-            os.close(self._stop)
-            self._thread = None
+            self._forget()
+
+    def _forget(self) -> None:
+        os.close(self._stop)
+        self._thread = None
 
     def _run(self, ending: Ending) -> None:
         poll = select.poll()

@@ -35,6 +35,8 @@ FILES = (
     "close.bpf.c",
     "state.bpf.c",
 )
+# What compiles and attaches it
+MAKERS = ("source.py", "headers.py", "loader.py", "probes.py", "attach.py")
 # Room for two configurations with every list full: the one in force and the next
 FILTER_VALUES = 2 * 4 * 2 * MAX_ITEMS  # pid, netns, comm, uid; include and exclude
 FILTER_NETWORKS = 2 * 2 * MAX_ITEMS
@@ -73,7 +75,8 @@ def text() -> str:
 def identity(module: Module, mechanisms: Mapping[str, str]) -> dict[str, Any]:
     """What a loaded module was made of on this kernel, for JSON: the same gives the same."""
     code = re.sub(r"//[^\n]*|^#line.*$", "", text(), flags=re.MULTILINE).split()
-    made_of = [code, FILTER_VALUES, FILTER_NETWORKS, dict(mechanisms)]
+    makers = [(Path(__file__).parent / name).read_text() for name in MAKERS]
+    made_of = [code, makers, dict(mechanisms)]
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     pins = [_inode(path) for path in (module.cgroup_map, module.mntns_map)]
     return {"program": digest, "pins": pins, **json.loads(json.dumps(asdict(module)))}

@@ -21,6 +21,7 @@ from tcpmon.metrics import snapshot
 _STATISTICS_ON = Path("/proc/sys/kernel/bpf_stats_enabled")
 _NS = 1e9
 
+RATE_LIMIT = "rate_limit"
 # Every way to lose an event, by stage: tcpmon's own counters (bpf/types.h), and one that is worked out.
 LOST_STAGES = {
     "connection_table": "lost_connection",
@@ -28,7 +29,7 @@ LOST_STAGES = {
     "series_table": "lost_series",
     "kernel_read": "lost_read",
     "event_ring": "lost_event",
-    "rate_limit": "cut_event",
+    RATE_LIMIT: "cut_event",
 }
 RECURSION = "recursion"
 JOURNAL = "journal"
@@ -41,7 +42,11 @@ SELF: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "tcpmon_build_info": ("gauge", ("version", "kernel", "bcc"), "Versions; always 1."),
     "tcpmon_netns_info": ("gauge", ("netns", "name"), "Names of network namespaces; always 1."),
     "tcpmon_probe_info": ("gauge", ("event", "function", "mechanism"), "Hooks in use; always 1."),
-    "tcpmon_lost_events": ("counter", ("stage",), "Events that could not be counted or followed, by where."),
+    "tcpmon_lost_events": (
+        "counter",
+        ("stage",),
+        "Events not counted, not followed or not told, by where.",
+    ),
     "tcpmon_series": ("gauge", (), "Label sets held in the kernel, _other not among them."),
     "tcpmon_series_limit": ("gauge", (), "Label sets that there is room for (metrics.max_series)."),
     "tcpmon_series_overflow": (

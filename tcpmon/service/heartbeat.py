@@ -33,15 +33,16 @@ def scrape_works(open_connection: Callable[[], socket.socket], timeout_s: float)
     # Chunked: a reply that was broken off has no last chunk
     if begin.startswith(b"HTTP/1.1 200 ") and last.endswith(b"0\r\n\r\n"):
         return True
-    first = begin.partition(b"\r\n")[0].decode(errors="replace")
-    log.error("a scrape of our own was answered with %r", first)
+    answer = begin.partition(b"\r\n")[0].decode(errors="replace")
+    log.error("a scrape of our own %s: %r", "broke off" if " 200 " in answer else "was answered with", answer)
     return False
 
 
 class Pulse:
     """Beats while it waits for signals; where there is no systemd, it only waits and costs nothing.
 
-    `works` tells whether scrapes do, given how many seconds it may take; `health` is a line for the status.
+    `works` tells whether scrapes do, given how many seconds there are from one beat to the next; `health` is
+    a line for the status.
     """
 
     def __init__(self, manager: Manager, works: Callable[[float], bool], health: Callable[[], str]) -> None:
@@ -59,13 +60,16 @@ class Pulse:
             return signal.sigwait(signals)
         while True:
             if time.monotonic() >= self._due:
-                self._beat()
-                self._due = time.monotonic() + self._period
+                begun = time.monotonic()
+                self._due = begun + (self._period if self._beat() else self._period / 4)
             received = signal.sigtimedwait(signals, max(0.0, self._due - time.monotonic()))
             if received:
                 return received.si_signo
 
-    def _beat(self) -> None:
-        if self._watched and self._works(self._period / 2):
+    def _beat(self) -> bool:
+        """Whether all is well: else the next beat is due soon, while systemd still waits."""
+        works = not self._watched or self._works(self._period)
+        if works and self._watched:
             self._manager.alive()
         self._manager.status(self._health())
+        return works

@@ -13,6 +13,8 @@ from tcpmon.service.manager import Manager
 
 log = logging.getLogger(__name__)
 
+_TCP = (6, 262)  # IPPROTO_TCP, IPPROTO_MPTCP
+
 
 @dataclass(frozen=True)
 class Inheritance:
@@ -42,7 +44,7 @@ def take(manager: Manager) -> Inheritance:
 def _listens(fd: int) -> bool:
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
-            tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+            tcp = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) in _TCP
             return tcp and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
         return False

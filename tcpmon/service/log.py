@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
@@ -11,7 +12,7 @@ _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (log
 
 def begin() -> None:
     """Sets the root logger up, at level info."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToJournal() if _read_by_journal() else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
@@ -28,6 +29,27 @@ class _Lines(logging.Formatter):
         start = prefix(record.levelno)
         text = super().format(record)
         return start + text.replace("\n", "\n" + start if start.startswith("<") else "\n")
+
+
+class _ToJournal(logging.Handler):
+    """Never waits: while the journal takes nothing, lines are dropped, and their number is told after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sock = socket.socket(fileno=os.dup(sys.stderr.fileno()))
+        self._dropped = 0
+        self._torn = b""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told = f"{prefix(logging.WARNING)}{self._dropped} lines were dropped\n" if self._dropped else ""
+        line = self._torn + (told + self.format(record) + "\n").encode(errors="backslashreplace")
+        try:
+            sent = self._sock.send(line, socket.MSG_DONTWAIT)
+        except OSError:
+            self._dropped += 1
+            return
+        self._dropped = 0
+        self._torn = b"\n" if sent < len(line) else b""
 
 
 def _read_by_journal() -> bool:

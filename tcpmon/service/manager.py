@@ -6,6 +6,7 @@ Without systemd all of it does nothing: `tcpmon run` in a terminal is the same p
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcpmon.errors import TcpmonError
+
+log = logging.getLogger(__name__)
 
 # What it sends, and a terminal
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -24,13 +27,17 @@ class Manager:
 
     def __init__(self) -> None:
         self.present = bool(os.environ.get("NOTIFY_SOCKET"))
+        self._heard = True
 
     def inherited(self) -> Mapping[str, list[int]]:
         """The descriptors handed over, by name: sockets, and what was kept in the store. Asked once."""
         if "LISTEN_FDS" not in os.environ:
             return {}
+        # listen_fds_with_names() is not yet in Ubuntu 22.04's systemd-python
+        names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
         found: dict[str, list[int]] = {}
-        for fd, name in _daemon().listen_fds_with_names(unset_environment=True).items():
+        for number, fd in enumerate(_daemon().listen_fds()):
+            name = names[number] if number < len(names) else "unknown"
             found.setdefault(name, []).append(fd)
         return found
 
@@ -75,8 +82,15 @@ class Manager:
         os.close(ours)
 
     def _tell(self, message: str, *fds: int) -> None:
-        if self.present:
+        if not self.present:
+            return
+        try:
             _daemon().notify(message, fds=fds)
+            self._heard = True
+        except OSError as error:
+            if self._heard:  # told once until it is over
+                log.warning("systemd cannot be told how it goes (NOTIFY_SOCKET): %s", error)
+            self._heard = False
 
 
 def watchdog_seconds() -> float | None:

@@ -49,16 +49,18 @@ def take_back(
     given up then, and the log says why."""
     if not kept:
         return None
-    manifest = _read(kept.get(MANIFEST))
-    if manifest is None:
-        reason = "they are not complete"
-    elif differing := changes(manifest["identity"], identity(module, mechanisms)):
+    try:
+        manifest = _read(kept[MANIFEST])
+        differing = changes(manifest["identity"], identity(module, mechanisms))
         reason = " and ".join(differing) + " changed"
-    else:
-        descriptors = [kept.get(name) for name in _expected(manifest["answer"])]
-        if None not in descriptors:
+        if not differing:
+            descriptors = [kept[name] for name in _expected(manifest["answer"])]
+            loaded = load.described(manifest["answer"], descriptors)
             os.close(kept[MANIFEST])
-            return load.described(manifest["answer"], [fd for fd in descriptors if fd is not None])
+            log.info("the BPF programs went on counting meanwhile: taken over")
+            return loaded
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        log.debug("the manifest: %r", error)
         reason = "they are not complete"
     log.warning("counting starts afresh; the counts that were kept cannot be taken over: %s", reason)
     _give_up(manager, kept)
@@ -79,14 +81,8 @@ def _expected(answer: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _read(fd: int | None) -> Any:
-    """None where there is no manifest, or one that cannot be read."""
-    if fd is None:
-        return None
-    try:
-        return json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
-    except (OSError, ValueError):
-        return None
+def _read(fd: int) -> Any:
+    return json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
 
 
 def _give_up(manager: Manager, kept: Mapping[str, int]) -> None:

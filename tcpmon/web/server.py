@@ -84,11 +84,9 @@ def listen_all(addresses: Sequence[Address]) -> list[socket.socket]:
 
 
 def name_of(sock: socket.socket) -> str:
-    """address:port of a bound socket; the path or name of a unix one."""
-    where = sock.getsockname()
-    if not isinstance(where, tuple):
-        return str(where)
-    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
+    """address:port of a listening socket."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server:
@@ -127,6 +125,7 @@ class Server:
         deadline = time.monotonic() + STOP_SECONDS
         self._stopping = True
         os.eventfd_write(self._wake, 1)
+        self._acceptor.join(GRACE_SECONDS)  # then none comes that was taken and is turned away
         self._connections.finish(GRACE_SECONDS)
         self._acceptor.join(STOP_SECONDS)
         for sock in self._listeners.values():

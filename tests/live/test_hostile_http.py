@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from harness.daemon import Daemon
-from harness.polling import eventually
+from harness.polling import PATIENCE, eventually
 from harness.traffic import linger0
 
-WITHIN_S = 1.0
+# Far less than a client that holds up another would cost, and enough for a machine that is busy otherwise
+WITHIN_S = 5.0 * PATIENCE
 IDLE = 200
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -34,7 +35,7 @@ def dial(daemon: Daemon) -> socket.socket:
 
 
 def answers(daemon: Daemon) -> None:
-    """The promise itself: a whole scrape, from connect to its last byte, within a second."""
+    """The promise itself: a whole scrape, from connect to its last byte, at once."""
     start, chunks = time.monotonic(), []
     with socket.create_connection(address(daemon), timeout=WITHIN_S) as sock:
         sock.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))

@@ -3,6 +3,8 @@ stuck or gone. journald itself has its part in the virtual machines."""
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from harness.manager import Manager
 from harness.metrics import Counts
 from harness.netns import Netns
 from harness.polling import eventually, settled
+from harness.traffic import IPV4, connect_errno
 from harness.watched import Flow, mirrors
 from helpers import parties
 from helpers.parties import Party, close, dial, exchange, fail, party, serve, take, take_and_close
@@ -120,6 +123,26 @@ def test_failures(journald: JournalSocket, start_daemon: StartDaemon, ns: Netns,
     assert sorted(map(flow, refused)) == sorted(flows)
     expect_entry_of_thread(unreachable, client, ns, "unreachable")
     assert (text(unreachable, "DADDR"), text(unreachable, "DPORT")) == ("10.99.0.1", "9")
+
+
+def test_no_port(journald: JournalSocket, start_daemon: StartDaemon, ns: Netns, comm: str) -> None:
+    """When connect() returns, its socket has forgotten where to; the entry has it."""
+    ns.sysctl("net.ipv4.ip_local_port_range", "40000 40001")
+    start_daemon(config(ns, types=["connect_failed"]))
+    with party(ns, comm + ".s") as server, party(ns, comm) as client:
+        port = server.ask(serve, IPV4, 0, 4242)
+        client.ask(dial, 2, "127.0.0.1", port)
+        client.ask(no_port_left, port)
+        for entry in journald.take(2):
+            expect_entry_of_thread(entry, client, ns, "no_port")
+            assert (text(entry, "DADDR"), text(entry, "DPORT")) == ("127.0.0.1", str(port))
+    assert journald.is_empty()
+
+
+def no_port_left(port: int) -> None:
+    for blocking in (True, False):
+        with socket.socket() as sock:
+            assert connect_errno(sock, ("127.0.0.1", port), blocking) == errno.EADDRNOTAVAIL
 
 
 def expect_entry_of_thread(entry: Entry, who: Party, ns: Netns, reason: str) -> None:

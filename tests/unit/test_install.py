@@ -84,7 +84,7 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
 
 def test_paths_are_those_of_the_prefix_and_none_is_the_builders(fresh: tuple[Path, str]) -> None:
     unit = (fresh[0] / UNITS / "system" / "tcpmon.service").read_text()
-    assert "ExecStart=/usr/local/bin/tcpmon run " in unit
+    assert "ExecStart=/usr/local/bin/tcpmon run\n" in unit
     assert "/usr/bin/tcpmon" not in unit
     environment = fresh[0] / "usr/local/lib/tcpmon"
     for path in (environment / "pyvenv.cfg", environment / "bin" / "tcpmon"):

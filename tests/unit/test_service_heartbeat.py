@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 
 import pytest
 
 from tcpmon.config import Address
-from tcpmon.service.heartbeat import scrape_works
+from tcpmon.service.heartbeat import Pulse, scrape_works
 from tcpmon.web.server import Response, Route, Server, listen
 
 Serve = Callable[[Route], Server]
@@ -47,15 +49,16 @@ def test_one_that_fails(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
         raise RuntimeError("no map")
 
     assert not scrape_works(serve(fail).connect, PATIENCE_S)
-    assert "answered with 'HTTP/1.1 500" in caplog.text
+    assert "answered with: 'HTTP/1.1 500" in caplog.text
 
 
-def test_one_that_breaks_off(serve: Serve) -> None:
+def test_one_that_breaks_off(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"a 1\n" * 100_000
         raise RuntimeError("no map")
 
     assert not scrape_works(serve(text(pieces())).connect, PATIENCE_S)
+    assert "a scrape of our own broke off" in caplog.text or "a scrape of our own failed" in caplog.text
 
 
 def test_one_that_hangs(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -75,3 +78,42 @@ def test_many_do_not_pile_up(serve: Serve) -> None:
     """Each is gone when it is answered: there is room for fewer than these."""
     server = serve(lambda _headers: Response(200, "text/plain", iter([b"a 1\n"])))
     assert all(scrape_works(server.connect, PATIENCE_S) for _ in range(101))
+
+
+class Told:
+    """A manager that notes what it is told."""
+
+    present = True
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def alive(self) -> None:
+        self.lines.append("alive")
+
+    def status(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_failure_is_tried_again_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One scrape that fails is no reason to be killed: the next comes while systemd still waits."""
+    monkeypatch.setenv("WATCHDOG_USEC", "40000000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    now, ends = 1000.0, signal.Signals.SIGTERM
+    beats: list[float] = []
+
+    def wait(_signals: object, seconds: float) -> object:
+        nonlocal now
+        now += seconds
+        return SimpleNamespace(si_signo=ends) if now >= 1030 else None
+
+    def works(_period_s: float) -> bool:
+        beats.append(now - 1000)
+        return len(beats) != 1
+
+    monkeypatch.setattr("tcpmon.service.heartbeat.time.monotonic", lambda: now)
+    monkeypatch.setattr("tcpmon.service.heartbeat.signal.sigtimedwait", wait)
+    manager = Told()
+    assert Pulse(manager, works, lambda: "well").wait({ends}) == ends  # type: ignore[arg-type]
+    assert beats == [0, 5, 25]
+    assert manager.lines == ["well", "alive", "well", "alive", "well"]
