@@ -21,10 +21,10 @@ LISTED = "usr/local/share/tcpmon/installed"
 pytestmark = needs("/usr/bin/python3", "tar")
 
 
-def install(verb: str, destination: Path, **settings: str) -> tuple[int, str, str]:
+def install(verb: str, destination: Path, script: Path = SCRIPT, **settings: str) -> tuple[int, str, str]:
     """Exit status, stdout, stderr without pip's warnings."""
     environment = os.environ | {"DESTDIR": str(destination), "PREFIX": "/usr/local"} | settings
-    done = subprocess.run([SCRIPT, verb], env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([script, verb], env=environment, capture_output=True, text=True, timeout=200)
     said = [line for line in done.stderr.splitlines() if not line.startswith("WARNING: ")]
     return done.returncode, done.stdout, "\n".join(said)
 
@@ -41,11 +41,24 @@ def content(folder: Path) -> dict[str, str | bytes]:
     }
 
 
+def tree_of_somebody_else(folder: Path) -> Path:
+    """A copy of this tree as a user with umask 077 would have it; its install.sh."""
+    for name in ("README.md", "pyproject.toml", "config", "deploy", "docs", "tcpmon"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode & 0o700)
+        if os.geteuid() == 0:
+            os.chown(path, 12345, 12345)
+    return folder / "deploy" / "install.sh"
+
+
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A first installation, not to be changed, and what was said."""
     destination = tmp_path_factory.mktemp("fresh")
-    status, said, complaints = install("install", destination)
+    script = tree_of_somebody_else(tmp_path_factory.mktemp("tree"))
+    status, said, complaints = install("install", destination, script)
     assert (status, complaints) == (0, "")
     return destination, said
 
@@ -54,6 +67,17 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def installed(fresh: tuple[Path, str], tmp_path: Path) -> Path:
     """A copy of it."""
     return Path(shutil.copytree(fresh[0], tmp_path / "installed", symlinks=True))
+
+
+def test_it_is_for_all_to_read_and_nobodys_to_change(fresh: tuple[Path, str]) -> None:
+    """Whoever owns the tree must not own what root installs from it."""
+    for path in fresh[0].rglob("*"):
+        status = path.lstat()
+        assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid()), path
+        if not path.is_symlink():
+            readable = 0o555 if path.is_dir() else 0o444
+            assert status.st_mode & 0o022 == 0, path
+            assert status.st_mode & readable == readable, path
 
 
 def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
