@@ -65,10 +65,8 @@ static __always_inline void take_queued(struct connection *conn, const struct co
 static __always_inline void take(struct sock *sk, struct connection *conn, bool wait_known) {
 	struct connection new = {.role = ROLE_SERVER, .phase = PHASE_OPEN};
 	struct choice choice;
-	struct event *event;
 	struct series *to;
 	struct flow flow;
-	bool taken = true;
 
 	if (!choose(&choice))
 		return;
@@ -82,15 +80,11 @@ static __always_inline void take(struct sock *sk, struct connection *conn, bool 
 	new.since_ns = bpf_ktime_get_ns();
 	new.id = new_id(new.since_ns);
 	to = series_of(&new.key);
-	event = accept_event(choice.now, &new, &flow); // ahead of the close, which may come at once
-	if (conn)
+	if (!conn && !take_unknown(sk, &new, to))
+		return;
+	tell_accept(choice.now, &new, &flow);
+	if (conn) // the last step, for from here on it may be closed
 		take_queued(conn, &new, to, wait_known);
-	else
-		taken = take_unknown(sk, &new, to);
-	if (event && taken)
-		submit(event);
-	else if (event)
-		discard(event);
 }
 
 static __always_inline int accepted(struct sock *sk) {

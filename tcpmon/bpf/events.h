@@ -103,16 +103,15 @@ static __always_inline void tell(u32 kind, struct sock *sk, const struct connect
 	submit(event);
 }
 
-// To be submitted, or discarded; null as above.
-static __always_inline struct event *accept_event(const struct settings *now, const struct connection *conn,
-                                                  const struct flow *flow) {
+static __always_inline void tell_accept(const struct settings *now, const struct connection *conn,
+                                        const struct flow *flow) {
 	struct event *event = event_of_owner(EVENT_ACCEPT, now, conn);
 
 	if (!event)
-		return 0;
+		return;
 	event->flow = *flow;
 	event->flow.local_port = conn->port;
-	return event;
+	submit(event);
 }
 
 static __always_inline void tell_unsent(const struct settings *now, const struct connection *conn, u32 reason,

@@ -85,13 +85,13 @@ def kernel_types(types: btf.Btf) -> str:
 
 
 def _plain_padding(text: str) -> str:
-    """Padding as bytes, where libbpf writes unnamed bit fields.
+    """Padding as members, where libbpf writes unnamed bit fields of 64 bits, for their alignment.
 
     Of several `long: 64` in a row clang 14 makes one integer, aligned to 16: what follows moves in the code
     that it makes, though __builtin_offsetof says otherwise (task_struct of 5.10, behind sched_entity).
     """
     numbers = itertools.count(1)
-    return re.sub(r"\blong: 64;", lambda _match: f"unsigned char __pad{next(numbers)}[8];", text)
+    return re.sub(r"\blong: 64;", lambda _match: f"long __pad{next(numbers)};", text)
 
 
 def _assertion(types: btf.Btf, struct: str, member: str) -> str:

@@ -139,7 +139,7 @@ def test_every_assertion_can_fail(text: str, types: btf.Btf) -> None:
     assert sorted(check(wrong)) == sorted(expected)
 
 
-def test_padding_is_in_bytes(types: btf.Btf, text: str) -> None:
+def test_padding_is_made_of_members(types: btf.Btf, text: str) -> None:
     """clang 14 lays out several unnamed bit fields in a row otherwise than it says: see headers."""
     assert re.search(r"\blong: 64;", types.c_text([("task_struct", btf.KIND_STRUCT)]))
     assert not re.search(r"\blong: 64;", text)
