@@ -1,0 +1,1 @@
+"""The tests on other kernels: Debian's, booted under QEMU with systemd as PID 1. See README.md."""

@@ -1,0 +1,96 @@
+"""`python -m tests.vm [--kernel NAME …] [--keep] [--list] [PART …]`: the tests on other kernels.
+
+Run as root from the checkout's root. Exit status 0 if all that was asked for passed, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.vm import image, kernel, project, qemu
+from tests.vm.console import VmError, say
+from tests.vm.machines import DEBIANS, MACHINES, Machine
+from tests.vm.parts import DEFAULT, PARTS
+from tests.vm.report import PartResult, Results, failures, table
+
+
+def main() -> int:
+    args = arguments()
+    if args.list:
+        listing()
+        return 0
+    results: list[PartResult] = []
+    folder = Path(tempfile.mkdtemp(prefix="tcpmon-vm-"))
+    try:
+        for name in args.kernel:
+            results += on(MACHINES[name], args.parts, folder)
+    finally:
+        if args.keep:
+            say(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder)
+    print(failures(results) + "\n" + table(results), flush=True)
+    passed = sum(result.passed for result in results)
+    print(f"{passed} passed, {len(results) - passed} failed", flush=True)
+    return 0 if results and passed == len(results) else 1
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.vm", description="The tests on other kernels.")
+    parser.add_argument(
+        "--kernel", nargs="+", choices=list(MACHINES), default=list(MACHINES), help="which (default: all)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep disks and consoles, and say where")
+    parser.add_argument("--list", action="store_true", help="kernels and parts, and nothing else")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"which (default: {' '.join(DEFAULT)})")
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; --list names them")
+    args.parts = args.parts or list(DEFAULT)
+    return args
+
+
+def listing() -> None:
+    for machine in MACHINES.values():
+        debian = DEBIANS[machine.debian]
+        print(f"{machine.name:10} Debian {machine.debian} (bcc {debian.bcc}), {' '.join(machine.packages)}")
+    for name, part in PARTS.items():
+        print(f"{name:10} {part.what}" + (f" ({', '.join(part.machines)})" if part.machines else ""))
+
+
+def on(machine: Machine, wanted: list[str], folder: Path) -> list[PartResult]:
+    """The wanted parts on a machine. What goes wrong around them is a failure of all that were left."""
+    parts = [name for name in wanted if machine.name in (PARTS[name].machines or MACHINES)]
+    results = Results(machine.name, parts)
+    own = folder / machine.name
+    own.mkdir()
+    console = own / "console"
+    console.touch()
+    try:
+        disks = [image.root(DEBIANS[machine.debian])]
+        chosen = kernel.kernel(machine)
+        disks += [chosen.folder / "modules.img", project.disk(own, machine.name, machine.debian, parts)]
+        say(f"{machine.name}: booting {chosen.release}")
+        for line in qemu.lines(chosen, disks, console, project.limit_s(parts)):
+            with console.with_suffix(".said").open("a") as said:
+                said.write(line + "\n")
+            results.take(line)
+            if results.complete:  # no need to wait until it has powered off
+                break
+        why = "the machine ended before its tests did"
+    except (VmError, qemu.Hung) as error:
+        why = str(error)
+    unfinished = [result for result in results.parts.values() if result.ended == "not run"]
+    for number, result in enumerate(unfinished):
+        result.ended = "no result"
+        if number == 0:
+            result.failures.append((machine.name, f"{why}\nThe console's last lines:\n{qemu.tail(console)}"))
+    return list(results.parts.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
