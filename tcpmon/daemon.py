@@ -138,7 +138,8 @@ class Daemon:
 
     def _health(self) -> str:
         counters = snapshot.counters(self._loaded.tables["counters"])
-        lost = dict(selfmetrics.lost(counters, self._scraper.programs(), self._journal))
+        infos = selfmetrics.program_infos(self._loaded)
+        lost = dict(selfmetrics.lost(counters, infos, self._journal))
         cut = lost.pop(selfmetrics.RATE_LIMIT)
         return (
             f"{counters['tracked']} connections followed, {sum(lost.values())} events lost, "

@@ -27,17 +27,6 @@ class Counts(Protocol):
     def add(self, written: int, lost: int) -> None: ...
 
 
-class InMemory:
-    """Counts that begin with the process."""
-
-    def __init__(self) -> None:
-        self.written = self.lost = 0
-
-    def add(self, written: int, lost: int) -> None:
-        self.written += written
-        self.lost += lost
-
-
 class Journal:
     """From the ring of events to journald.
 
@@ -45,11 +34,11 @@ class Journal:
     is in the ring is taken and counted as lost.
     """
 
-    def __init__(self, table: Table, counts: Counts | None = None, path: str = SOCKET) -> None:
+    def __init__(self, table: Table, counts: Counts, path: str = SOCKET) -> None:
         self._fd = table.fd
         self._ring = Ring(table.fd, table.value.size)
         self._entries = Entries(table.value)
-        self._counts = counts or InMemory()
+        self._counts = counts
         self._path = path
         self._stop = -1
         self._thread: threading.Thread | None = None

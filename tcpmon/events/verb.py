@@ -15,7 +15,7 @@ from tcpmon.errors import TcpmonError
 from tcpmon.events import when
 from tcpmon.events.record import JOURNALED, Kind
 from tcpmon.tools.options import Example, Option, whole
-from tcpmon.tools.tool import Verb
+from tcpmon.tools.tool import FLOW_MEANINGS, Verb
 
 FOLLOW_LINES = 10  # as tail and journalctl
 _MAX_LINES = 1_000_000_000
@@ -164,12 +164,7 @@ VERB = Verb(
         ),
         ("PID", "The process that connected or accepted."),
         ("COMM", "Its name."),
-        ("IP", "4 or 6."),
-        ("SADDR", "The local address; IPv6 in brackets."),
-        ("DADDR", "The remote address."),
-        ("SPORT", "The local port."),
-        ("DPORT", "The remote port."),
-        ("NETNS", "The inum of the socket's network namespace."),
+        *FLOW_MEANINGS,
         (
             "DETAIL",
             "Of connect_failed the reason. Of close the time from established to closed, the bytes sent and "

@@ -15,12 +15,13 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tcpmon.errors import KernelError, TcpmonError
-from tcpmon.kernel import attach, btf, headers, probes, source
+from tcpmon.kernel import attach, btf, headers, load, probes, source
+from tcpmon.kernel.load import Layout, Loaded, Table
 
 _MAX_REQUEST_BYTES = 1 << 20
 MAPS = (
@@ -64,7 +65,8 @@ def main() -> None:
             if fault:
                 raise fault
             wanted = json.loads(request)
-            answer, fds = serve(ready, source.Module(**wanted["module"]), wanted["mechanisms"])
+            loaded = serve(ready, source.Module(**wanted["module"]), wanted["mechanisms"])
+            answer, fds = load.describe(loaded), load.descriptors(loaded)
         except TcpmonError as error:
             answer, fds = {"error": error.message, "hint": error.hint}, []
     socket.send_fds(channel, [json.dumps(answer).encode()], fds)
@@ -85,24 +87,21 @@ def prepare(folder: Path) -> Ready:
     return Ready(bcc, types, folder)
 
 
-def serve(ready: Ready, module: source.Module, forced: dict[str, str]) -> tuple[dict[str, Any], list[int]]:
-    """Compiles, loads and attaches. Returns what to tell the daemon, and the descriptors in its order."""
+def serve(ready: Ready, module: source.Module, forced: dict[str, str]) -> Loaded:
+    """Compiles, loads and attaches."""
     chosen = probes.choose(probes.survey(ready.types, forced, first_only=True))
     loaded = _compile(ready, module, {finding.event: finding.mechanism for finding in chosen})
     attached = [probe for finding in chosen for probe in probes.probes_of(finding)]
     attached += probes.for_events(module.events)
     programs = {probe.name: _load(ready.bcc, loaded, probe) for probe in attached}
     links = [_attach(loaded, probe, programs[probe.name]) for probe in attached]
-    maps = {name: loaded[name].map_fd for name in (*MAPS, *(EVENT_MAPS if module.events else []))}
-    answer = {
-        "maps": list(maps),
-        "programs": list(programs),
-        "links": len(links),
-        "probes": [asdict(probe) for probe in attached],
-        "layouts": {name: _layouts(loaded, name) for name in maps},
-        "bcc": ready.bcc.__version__,
-    }
-    return answer, [*maps.values(), *programs.values(), *links]
+    return Loaded(
+        tables={name: _table(loaded, name) for name in (*MAPS, *(EVENT_MAPS if module.events else []))},
+        programs=programs,
+        links=tuple(links),
+        probes=tuple(attached),
+        bcc=ready.bcc.__version__,
+    )
 
 
 def _raise_memlock() -> None:
@@ -173,16 +172,15 @@ def _attach(loaded: Any, probe: probes.Probe, program_fd: int) -> int:
         ) from None
 
 
-def _layouts(loaded: Any, name: str) -> dict[str, Any]:
-    """Of a ring: the records that it holds."""
-    table = loaded[_LAYOUT_OF.get(name, name)]
-    return {"key": _layout(table.Key), "value": _layout(table.Leaf)}
+def _table(loaded: Any, name: str) -> Table:
+    """A map and its layout: of a ring, that of the records that it holds."""
+    shape = loaded[_LAYOUT_OF.get(name, name)]
+    return Table(loaded[name].map_fd, _layout(shape.Key), _layout(shape.Leaf))
 
 
-def _layout(kind: Any) -> dict[str, Any]:
-    """A C type's layout: its size, and of a struct each field's offset and size in bytes, with `outer.inner`
-    for those of a struct within."""
-    return {"size": ct.sizeof(kind), "fields": dict(_places(kind))}
+def _layout(kind: Any) -> Layout:
+    """Of a C type; of a struct with `outer.inner` for the fields of a struct within."""
+    return Layout(ct.sizeof(kind), dict(_places(kind)))
 
 
 def _places(kind: Any, prefix: str = "", start: int = 0) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from prometheus_client.exposition import choose_encoder
 
 from tcpmon.config import Config
-from tcpmon.kernel import libbpf
 from tcpmon.kernel.load import Loaded
 from tcpmon.metrics import selfmetrics, snapshot
 from tcpmon.metrics.exposition import Exposition
@@ -43,9 +42,6 @@ class Scraper:
         self._exposition = Exposition(loaded.tables["series"].value, bounds(config))
         self.answered = 0
         self.answered_at = 0.0  # time.monotonic()
-
-    def programs(self) -> Mapping[str, libbpf.ProgramInfo]:
-        return {name: libbpf.program_info(fd) for name, fd in self._loaded.programs.items()}
 
     def scrape(self, accept: str, status: Status) -> tuple[str, Iterator[bytes]]:
         """The content type that `accept` (a request header) asks for, and the body in pieces."""

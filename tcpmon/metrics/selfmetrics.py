@@ -117,7 +117,7 @@ class SelfCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         counters = snapshot.counters(self._loaded.tables["counters"])
-        infos = {name: libbpf.program_info(fd) for name, fd in self._loaded.programs.items()}
+        infos = program_infos(self._loaded)
         state = self._state
         yield _single("tcpmon_build_info", 1, (__version__, platform.release(), self._loaded.bcc))
         yield _family("tcpmon_netns_info", {(str(inum), name): 1 for inum, name in netns.names().items()})
@@ -146,6 +146,11 @@ def registry(loaded: Loaded, state: State) -> CollectorRegistry:
     made.register(SelfCollector(loaded, state))
     ProcessCollector(registry=made)
     return made
+
+
+def program_infos(loaded: Loaded) -> Mapping[str, libbpf.ProgramInfo]:
+    """What the kernel says of each program, by its name."""
+    return {name: libbpf.program_info(fd) for name, fd in loaded.programs.items()}
 
 
 def probe_rows(probes: tuple[Probe, ...]) -> list[tuple[str, str, str]]:

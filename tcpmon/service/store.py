@@ -32,9 +32,10 @@ def keep(manager: Manager, loaded: Loaded, module: Module, mechanisms: Mapping[s
     """Gives copies of all descriptors away. The manifest last: with it, all are there."""
     if not manager.present:
         return
-    for name, fd in _names(loaded).items():
+    answer = load.describe(loaded)
+    for name, fd in zip(_expected(answer), load.descriptors(loaded), strict=True):
         manager.keep(name, fd)
-    text = json.dumps({"identity": identity(module, mechanisms), "answer": load.describe(loaded)})
+    text = json.dumps({"identity": identity(module, mechanisms), "answer": answer})
     fd = os.memfd_create("tcpmon-manifest")
     os.write(fd, text.encode())
     manager.keep(MANIFEST, fd)
@@ -65,11 +66,6 @@ def take_back(
     log.warning("counting starts afresh; the counts that were kept cannot be taken over: %s", reason)
     _give_up(manager, kept)
     return None
-
-
-def _names(loaded: Loaded) -> dict[str, int]:
-    names = _expected(load.describe(loaded))
-    return dict(zip(names, load.descriptors(loaded), strict=True))
 
 
 def _expected(answer: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from tcpmon.events.columns import (
 from tcpmon.events.record import Kind
 from tcpmon.kernel.load import Layout
 from tcpmon.tools.options import IPV4, IPV6, MAP_EXAMPLES, MAPS, NETNS, PID, TIMESTAMP, Example, Option
-from tcpmon.tools.tool import Printer, Query, Table, Tool
+from tcpmon.tools.tool import FLOW_MEANINGS, Printer, Query, Table, Tool
 
 _START = "Tracing TCP established connections. Ctrl-C to end.\n"
 _TYPES = {Kind.CONNECT: ("C", "connect"), Kind.ACCEPT: ("A", "accept"), Kind.CLOSING: ("X", "close")}
@@ -84,12 +84,7 @@ TOOL = Tool(
         ),
         ("PID", "The process that did it."),
         ("COMM", "The name of the thread that did it."),
-        ("IP", "4 or 6."),
-        ("SADDR", "The local address; IPv6 in brackets."),
-        ("DADDR", "The remote address."),
-        ("SPORT", "The local port."),
-        ("DPORT", "The remote port."),
-        ("NETNS", "The inum of the socket's network namespace."),
+        *FLOW_MEANINGS,
     ),
     examples=(
         Example("", "All connections"),

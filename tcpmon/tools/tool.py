@@ -17,6 +17,16 @@ from tcpmon.tools.options import Example, Option
 # The name that was looked up for a remote address, at a time of CLOCK_MONOTONIC in nanoseconds, as a cell
 Query = Callable[[bytes, int], bytes]
 
+# What tcptracer's columns of a connection mean, for manual pages
+FLOW_MEANINGS = (
+    ("IP", "4 or 6."),
+    ("SADDR", "The local address; IPv6 in brackets."),
+    ("DADDR", "The remote address."),
+    ("SPORT", "The local port."),
+    ("DPORT", "The remote port."),
+    ("NETNS", "The inum of the socket's network namespace."),
+)
+
 
 class Printer(Protocol):
     """Makes a tool's output of batches of records, as Ring.read gives them."""

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from harness.blackhole import SILENT4, SILENT6, silence
 from harness.daemon import Daemon
 from harness.helpers import Helpers, build
 from harness.netns import Netns, netns, veth_pair
@@ -66,6 +67,16 @@ def pair(privileges: None) -> Iterator[tuple[Netns, Netns]]:
     """Two fresh namespaces joined by a veth: (left, right)."""
     with veth_pair() as both:
         yield both
+
+
+@pytest.fixture
+def silent(pair: tuple[Netns, Netns]) -> tuple[Netns, Netns]:
+    """A pair whose left end knows addresses that never answer, and soon gives up."""
+    left, _ = pair
+    left.sysctl("net.ipv4.tcp_syn_retries", 1)
+    for address in (SILENT4, SILENT6):
+        silence(left, address)
+    return pair
 
 
 @pytest.fixture

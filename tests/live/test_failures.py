@@ -62,16 +62,6 @@ def connecting(target: str, port: int = PORT) -> socket.socket:
     return sock
 
 
-@pytest.fixture
-def silent(pair: Pair) -> Pair:
-    """A pair whose left end knows addresses that never answer, and soon gives up."""
-    left, _ = pair
-    left.sysctl("net.ipv4.tcp_syn_retries", 1)
-    for address in (SILENT4, SILENT6):
-        silence(left, address)
-    return pair
-
-
 @blocking_or_not
 @pytest.mark.parametrize("target", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_refused(daemon: Daemon, ns: Netns, comm: str, target: str, blocking: bool) -> None:

@@ -89,16 +89,6 @@ def test_refused(watched: Watched, ns: Netns, comm: str, target: str, source: st
         watched.expect(failed=client.did(flows))
 
 
-@pytest.fixture
-def silent(pair: Pair) -> Pair:
-    """A pair whose left end knows addresses that never answer, and soon gives up."""
-    left, _ = pair
-    left.sysctl("net.ipv4.tcp_syn_retries", 1)
-    for address in (SILENT4, SILENT6):
-        silence(left, address)
-    return pair
-
-
 @pytest.mark.parametrize("target, source", [(SILENT4, LEFT4), (SILENT6, LEFT6)])
 def test_timeout(watched: Watched, silent: Pair, comm: str, target: str, source: str) -> None:
     with party(silent[0], comm) as client:

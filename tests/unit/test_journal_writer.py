@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ pytestmark = pytest.mark.skipif(
 RING_BYTES = 1 << 20
 # More than a socket's queue takes (net.unix.max_dgram_qlen is 10 or 512), and far less than the ring
 MANY = 1009
+
+
+@dataclass
+class Counts:
+    """What a daemon keeps in a BPF map."""
+
+    written: int = 0
+    lost: int = 0
+
+    def add(self, written: int, lost: int) -> None:
+        self.written += written
+        self.lost += lost
 
 
 def event(number: int = 0) -> bytes:
@@ -53,7 +66,7 @@ def journald(socket_path: Path) -> Iterator[JournalSocket]:
 
 @pytest.fixture
 def journal(ring: RingWriter, socket_path: Path) -> Iterator[Journal]:
-    made = Journal(Table(ring.fd, Layout(0, {}), EVENT), path=str(socket_path))
+    made = Journal(Table(ring.fd, Layout(0, {}), EVENT), Counts(), str(socket_path))
     yield made
     made.stop()
     assert not journal_threads()
@@ -271,14 +284,7 @@ def test_a_journald_that_goes_while_it_is_stuck(
 def test_counts_of_an_earlier_daemon_go_on(
     ring: RingWriter, journald: JournalSocket, socket_path: Path
 ) -> None:
-    class Kept:
-        written, lost = 100, 7
-
-        def add(self, written: int, lost: int) -> None:
-            self.written += written
-            self.lost += lost
-
-    journal = Journal(Table(ring.fd, Layout(0, {}), EVENT), Kept(), str(socket_path))
+    journal = Journal(Table(ring.fd, Layout(0, {}), EVENT), Counts(100, 7), str(socket_path))
     assert (journal.written, journal.lost) == (100, 7)
     write(ring, 3)
     journal.start()
