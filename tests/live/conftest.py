@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from harness.again import pytest_runtest_protocol
 from harness.blackhole import SILENT4, SILENT6, silence
 from harness.daemon import Daemon
 from harness.helpers import Helpers, build
@@ -16,6 +17,8 @@ from harness.netns import Netns, netns, veth_pair
 from harness.require import require_privileges
 from harness.tool import Tool
 from harness.watched import Trio, Watched
+
+__all__ = ["pytest_runtest_protocol"]  # a hook
 
 _names = itertools.count(1)
 StartTool = Callable[..., Tool]

@@ -19,8 +19,8 @@ from harness.expect import accepted, opened
 from harness.helpers import Helpers
 from harness.manager import Manager
 from harness.metrics import Counts
-from harness.netns import Netns, netns
-from harness.polling import eventually, undisturbed
+from harness.netns import Netns
+from harness.polling import eventually
 from helpers import parties
 from helpers.parties import close, dial, exchange, party, serve, take, take_and_close
 
@@ -102,22 +102,15 @@ def test_open_connections_go_on(start: Start, ns: Netns, comm: str) -> None:
     daemon.expect(accepted(COUNT), ns, comm + ".s")
 
 
-def test_under_load(start: Start, helpers: Helpers, comm: str) -> None:
+def test_under_load(start: Start, ns: Netns, helpers: Helpers, comm: str) -> None:
     """Killed again and again in the midst of it: every connection is counted once."""
-    count = 40_009
-
-    def once(name: str) -> None:
-        daemon = start()
-        with netns() as ns, ns.exec(helpers.named("loop", name), str(count), "127.0.0.1", str(PORT)) as loop:
-            while loop.poll() is None:
-                kill(daemon)
-                daemon = start()
-            assert loop.wait() == 0
-            both = Counts(count, count, count, closes_client=count, closes_server=count)
-            daemon.expect(both, ns, name, 3.0)
-        kill(daemon)
-
-    undisturbed(once, comm)
+    count, daemon = 40_009, start()
+    with ns.exec(helpers.named("loop", comm), str(count), "127.0.0.1", str(PORT)) as loop:
+        while loop.poll() is None:
+            kill(daemon)
+            daemon = start()
+        assert loop.wait() == 0
+    daemon.expect(Counts(count, count, count, closes_client=count, closes_server=count), ns, comm)
 
 
 def test_the_file_in_force_is_the_new_one(start: Start, ns: Netns, comm: str) -> None:

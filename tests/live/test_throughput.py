@@ -12,9 +12,8 @@ from harness.daemon import Daemon
 from harness.expect import Who, expect_pairs
 from harness.helpers import Helpers
 from harness.metrics import Counts
-from harness.netns import RIGHT4, Netns, netns, veth_pair
+from harness.netns import RIGHT4, Netns
 from harness.oracle import snmp
-from harness.polling import undisturbed
 from harness.traffic import Way, accept4, drain, finish_connect, listen
 from harness.workload import Link, spawn
 
@@ -33,15 +32,7 @@ def both_ends(count: int) -> Counts:
     return Counts(attempts=count, connects=count, accepts=count, closes_client=count, closes_server=count)
 
 
-def test_four_processes_at_full_speed(daemon: Daemon, helpers: Helpers, comm: str) -> None:
-    def once(name: str) -> None:
-        with netns() as ns:
-            four_processes(daemon, ns, helpers, name)
-
-    undisturbed(once, comm)
-
-
-def four_processes(daemon: Daemon, ns: Netns, helpers: Helpers, comm: str) -> None:
+def test_four_processes_at_full_speed(daemon: Daemon, ns: Netns, helpers: Helpers, comm: str) -> None:
     ns.sysctl("net.ipv4.ip_local_port_range", "10000 65000")
     names = [f"{comm}.{number}" for number in range(PROCESSES)]
     loops = [start_loop(ns, helpers, name, PER_PROCESS, number) for number, name in enumerate(names)]
@@ -84,17 +75,11 @@ def serve_many(link: Link, count: int) -> None:
         sock.close()
 
 
-def test_interrupted_in_the_middle_of_counting(daemon: Daemon, helpers: Helpers, comm: str) -> None:
+def test_interrupted_in_the_middle_of_counting(
+    daemon: Daemon, pair: tuple[Netns, Netns], ns: Netns, helpers: Helpers, comm: str
+) -> None:
     """Handshakes that end in interrupts while both CPUs count others: a step is easily skipped there."""
-
-    def once(name: str) -> None:
-        with netns() as ns, veth_pair() as (left, right):
-            interrupted(daemon, left, right, ns, helpers, name)
-
-    undisturbed(once, comm)
-
-
-def interrupted(daemon: Daemon, left: Netns, right: Netns, ns: Netns, helpers: Helpers, comm: str) -> None:
+    left, right = pair
     count, server = 1999, comm + ".s"
     right.sysctl("net.core.somaxconn", 4096)
     ns.sysctl("net.ipv4.ip_local_port_range", "10000 65000")

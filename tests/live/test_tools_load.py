@@ -14,8 +14,8 @@ import pytest
 from harness.daemon import Daemon
 from harness.helpers import Helpers
 from harness.metrics import Counts
-from harness.netns import Netns, netns
-from harness.polling import eventually, undisturbed
+from harness.netns import Netns
+from harness.polling import eventually
 from harness.tool import Tool, command
 from helpers.parties import Party, exchange, party, serve
 
@@ -41,10 +41,10 @@ def finish(loops: list[subprocess.Popen[str]]) -> None:
             assert loop.wait(60) == 0
 
 
-def expect_told(tool: Tool, ns: Netns, names: list[str], count: int, lost_before: int) -> None:
+def expect_told(tool: Tool, ns: Netns, names: list[str], count: int) -> None:
     """Of each process: its connects, accepts and closes, all of them printed or said to be lost."""
     rows = [row for row in tool.rows() if row["NETNS"] == ns.inum]
-    lost = tool.lost() - lost_before
+    lost = tool.lost()
     assert len(rows) + lost == 4 * count * len(names), f"{len(rows)} lines, {lost} lost"
     per_kind = Counter((row["COMM"], row["TYPE"]) for row in rows)
     for name in names:
@@ -54,36 +54,25 @@ def expect_told(tool: Tool, ns: Netns, names: list[str], count: int, lost_before
     assert not max(Counter(tuple(row.values()) for row in rows).values()) > 1, "a line twice"
 
 
-def test_full_speed(start_tool: StartTool, helpers: Helpers, comm: str) -> None:
+def test_full_speed(start_tool: StartTool, ns: Netns, helpers: Helpers, comm: str) -> None:
     tool = start_tool("tcptracer", "-v", lossy=True)
-
-    def once(name: str) -> None:
-        lost, names = tool.lost(), [f"{name}.{number}" for number in range(4)]
-        with netns() as ns:
-            finish(start_loops(ns, helpers, names, 5003))
-            eventually(lambda: expect_told(tool, ns, names, 5003, lost), 3.0)
-
-    undisturbed(once, comm)
+    names = [f"{comm}.{number}" for number in range(4)]
+    finish(start_loops(ns, helpers, names, 5003))
+    eventually(lambda: expect_told(tool, ns, names, 5003))
 
 
-def test_what_is_lost_is_told(start_tool: StartTool, helpers: Helpers, comm: str) -> None:
+def test_what_is_lost_is_told(start_tool: StartTool, ns: Netns, helpers: Helpers, comm: str) -> None:
     """A tool that cannot keep up: what found no room in the ring is counted."""
-    tool = start_tool("tcptracer", "-v", lossy=True)
-
-    def once(name: str) -> None:
-        lost, count = tool.lost(), 20_011
-        with netns() as ns:
-            tool.process.send_signal(signal.SIGSTOP)
-            finish(start_loops(ns, helpers, [name], count))
-            tool.process.send_signal(signal.SIGCONT)
-            eventually(lambda: expect_told(tool, ns, [name], count, lost), 3.0)
-        assert tool.lost() > lost
-
-    undisturbed(once, comm)
+    tool, count = start_tool("tcptracer", "-v", lossy=True), 20_011
+    tool.process.send_signal(signal.SIGSTOP)
+    finish(start_loops(ns, helpers, [comm], count))
+    tool.process.send_signal(signal.SIGCONT)
+    eventually(lambda: expect_told(tool, ns, [comm], count))
+    assert tool.lost()
 
 
 def test_side_by_side_with_the_daemon(
-    start_daemon: StartDaemon, start_tool: StartTool, helpers: Helpers, comm: str
+    start_daemon: StartDaemon, start_tool: StartTool, ns: Netns, helpers: Helpers, comm: str
 ) -> None:
     """Nobody disturbs another: two tracers with filters of their own, the two others, and the daemon."""
     daemon = start_daemon({"filters": {"netns": {"exclude": ["self"]}}})
@@ -96,23 +85,16 @@ def test_side_by_side_with_the_daemon(
     tools = [start_tool(*each, wait=False) for each in options]
     for tool in tools:
         tool.ready()
-
-    def once(name: str) -> None:
-        count, names = 1009, [name + ".1", name + ".2"]
-        with netns() as ns:
-            finish(start_loops(ns, helpers, names, count))
-            story = Counts(
-                attempts=count, connects=count, accepts=count, closes_client=count, closes_server=count
-            )
-            for each in names:
-                daemon.expect(story, ns, each, 3.0)
-            eventually(lambda: expect_told(tools[0], ns, names, count, 0))
-        for tool in tools[2:]:
-            comms = Counter(row["COMM"] for row in tool.rows())
-            assert [comms[each[:12]] for each in names] == [count, count]
-        assert not tools[1].lines()
-
-    undisturbed(once, comm)
+    count, names = 1009, [comm + ".1", comm + ".2"]
+    finish(start_loops(ns, helpers, names, count))
+    story = Counts(attempts=count, connects=count, accepts=count, closes_client=count, closes_server=count)
+    for each in names:
+        daemon.expect(story, ns, each)
+    eventually(lambda: expect_told(tools[0], ns, names, count))
+    for tool in tools[2:]:
+        comms = Counter(row["COMM"] for row in tool.rows())
+        assert [comms[each[:12]] for each in names] == [count, count]
+    assert not tools[1].lines()
 
 
 def read_line(pipe: int) -> bytes:

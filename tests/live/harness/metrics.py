@@ -63,10 +63,8 @@ class Metrics:
     def losses(self) -> dict[str, float]:
         """What was lost, by stage; empty when nothing was.
 
-        Stage recursion is left to the counts themselves. On the kernel that these tests were written on
-        (6.18, a hypervisor's), softirqs that run on top of certain threads of the host reach ftrace's probes
-        and no BPF program, so that a step may be missing that tcpmon can only notice later. Kernels 6.1 and
-        6.12 have none of this.
+        Stage recursion is left to the counts themselves: a step that the kernel hid from BPF in an earlier
+        test (see witness.py) may be noticed only in this one.
         """
         self.lost()
         rows = self.series("tcpmon_lost_events_total")

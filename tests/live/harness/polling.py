@@ -33,18 +33,3 @@ def settled(check: Callable[[], T], deadline_s: float = 10.0, hold_s: float = 0.
         time.sleep(EVERY_S)
         value = check()
     return value
-
-
-def undisturbed(once: Callable[[str], object], comm: str) -> None:
-    """Runs `once` with a name of its own until all is exact, three times at most.
-
-    What the host itself does in the midst of hundreds of thousands of events can hide some from BPF, see
-    Metrics.losses: an error of ours would show every time.
-    """
-    for letter in "abc":
-        try:
-            once(comm + letter)
-            return
-        except AssertionError:
-            if letter == "c":
-                raise
