@@ -1,4 +1,4 @@
-"""`python -m tests.vm [--kernel NAME …] [--keep] [--list] [PART …]`: the tests on other kernels.
+"""`python -m tests.vm [PART …]`, see --help: the tests on other kernels.
 
 Run as root from the checkout's root. Exit status 0 if all that was asked for passed, else 1.
 """
@@ -9,12 +9,14 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.vm import image, kernel, project, qemu
 from tests.vm.console import VmError, say
 from tests.vm.machines import DEBIANS, MACHINES, Machine
-from tests.vm.parts import DEFAULT, PARTS
+from tests.vm.parts import DEFAULT, PARTS, SHORT
 from tests.vm.report import PartResult, Results, failures, table
 
 
@@ -26,8 +28,9 @@ def main() -> int:
     results: list[PartResult] = []
     folder = Path(tempfile.mkdtemp(prefix="tcpmon-vm-"))
     try:
-        for name in args.kernel:
-            results += on(MACHINES[name], args.parts, folder)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            for found in pool.map(lambda name: on(MACHINES[name], args.plan[name], folder), args.plan):
+                results += found
     finally:
         if args.keep:
             say(f"kept: {folder}")
@@ -44,13 +47,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--kernel", nargs="+", choices=list(MACHINES), default=list(MACHINES), help="which (default: all)"
     )
+    parser.add_argument("--short", action="store_true", help=f"a choice of parts on {' and '.join(SHORT)}")
+    parser.add_argument("--jobs", type=int, default=1, help="how many machines at a time (default: 1)")
     parser.add_argument("--keep", action="store_true", help="keep disks and consoles, and say where")
     parser.add_argument("--list", action="store_true", help="kernels and parts, and nothing else")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"which (default: {' '.join(DEFAULT)})")
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; --list names them")
-    args.parts = args.parts or list(DEFAULT)
+    parts = args.parts or DEFAULT
+    args.plan = SHORT if args.short else dict.fromkeys(args.kernel, parts)
     return args
 
 
@@ -62,7 +68,7 @@ def listing() -> None:
         print(f"{name:10} {part.what}" + (f" ({', '.join(part.machines)})" if part.machines else ""))
 
 
-def on(machine: Machine, wanted: list[str], folder: Path) -> list[PartResult]:
+def on(machine: Machine, wanted: Sequence[str], folder: Path) -> list[PartResult]:
     """The wanted parts on a machine. What goes wrong around them is a failure of all that were left."""
     parts = [name for name in wanted if machine.name in (PARTS[name].machines or MACHINES)]
     results = Results(machine.name, parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 from tests.vm.console import VmError, run, say
@@ -18,6 +19,8 @@ START = """\
 echo /srv/project >/usr/lib/python3/dist-packages/tcpmon-tests.pth
 cd /srv/project && exec python3 -m tests.vm.guest
 """
+
+_building = threading.Lock()  # for all machines in one place
 
 
 def disk(folder: Path, machine: str, debian: str, parts: list[str]) -> Path:
@@ -44,12 +47,13 @@ def _copy(into: Path) -> None:
 
 def _package(into: Path) -> None:
     into.mkdir(parents=True)
-    say("building the package")
-    run([ROOT / "deploy/build-deb.sh"], cwd=ROOT)
-    built = sorted((ROOT / "dist").glob("tcpmon_*_all.deb"), key=lambda path: path.stat().st_mtime)
-    if not built:
-        raise VmError("deploy/build-deb.sh left no dist/tcpmon_*_all.deb")
-    shutil.copy(built[-1], into)
+    with _building:
+        say("building the package")
+        run([ROOT / "deploy/build-deb.sh"], cwd=ROOT)
+        built = sorted((ROOT / "dist").glob("tcpmon_*_all.deb"), key=lambda path: path.stat().st_mtime)
+        if not built:
+            raise VmError("deploy/build-deb.sh left no dist/tcpmon_*_all.deb")
+        shutil.copy(built[-1], into)
 
 
 def limit_s(parts: list[str]) -> int:

@@ -59,8 +59,8 @@ class Results:
         result.outcomes[outcome] = result.outcomes.get(outcome, 0) + 1
         if outcome == "failed":
             result.failures.append((test, text))
-        reason = f" ({text})" if outcome == "skipped" else ""
-        say(f"{self.machine}  {part}  {outcome}  {test}  {seconds:.1f} s{reason}")
+        said = {"skipped": f" ({text})", "failed": f": {_reason(text)}"}.get(outcome, "")
+        say(f"{self.machine}  {part}  {outcome}  {test}  {seconds:.1f} s{said}")
 
     def _end(self, part: str, ended: str, seconds: float, text: str) -> None:
         result = self.parts[part]
@@ -71,6 +71,11 @@ class Results:
 
     def _note(self, text: str) -> None:
         say(f"{self.machine}  {text}")
+
+
+def _reason(text: str) -> str:
+    """The first line that pytest marks as the error's."""
+    return next((line[1:].strip() for line in text.splitlines() if line.startswith("E ")), "see below")
 
 
 def table(results: Iterable[PartResult]) -> str:

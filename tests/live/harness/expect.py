@@ -56,11 +56,16 @@ def expect_pairs(daemon: Daemon, count: int, port: int, client: Who, server: Who
 
 
 def kernel_agrees(client: Netns, server: Netns, count: int) -> None:
-    """/proc/net/snmp of fresh namespaces: `count` opened, `count` accepted, none failed, none left."""
+    """/proc/net/snmp of fresh namespaces: `count` opened, `count` accepted, none failed, none left.
+
+    PassiveOpens alone may be more: where the handshake's ACK and what follows it reach two CPUs at once, both
+    make a child of the listener, and one is thrown away (inet_csk_complete_hashdance). It counts both.
+    """
 
     def check() -> None:
         opens, accepts = snmp(client), snmp(server)
-        got = (opens.active_opens, accepts.passive_opens, opens.attempt_fails, opens.curr_estab)
-        assert got == (count, count, 0, 0), f"{opens} {accepts}"
+        got = (opens.active_opens, opens.attempt_fails, opens.curr_estab)
+        assert got == (count, 0, 0), f"{opens} {accepts}"
+        assert accepts.passive_opens >= count, f"{opens} {accepts}"
 
     eventually(check)

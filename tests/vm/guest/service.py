@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.helpers import Helpers
 from harness.metrics import Counts, Metrics, parse
 from harness.netns import Netns
 from harness.polling import eventually, settled
@@ -150,11 +151,10 @@ class Workload:
 
 
 @contextmanager
-def workload(program: Path, ns: Netns, comm: str) -> Iterator[Workload]:
-    """`program` is until.c, compiled."""
-    named = program.with_name(comm)
-    named.symlink_to(program)
-    process = ns.exec(str(named), str(PORT))
+def workload(helpers: Helpers, ns: Netns, comm: str) -> Iterator[Workload]:
+    """The daemon of an emulated machine is to get on as well, hence the pause."""
+    until_sigterm, pause_us = "0", "10000"
+    process = ns.exec(helpers.named("loop", comm), until_sigterm, "127.0.0.1", str(PORT), pause_us)
     try:
         yield Workload(ns, comm, process)
     finally:

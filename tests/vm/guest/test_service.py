@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.helpers import Helpers, build
 from harness.netns import Netns
 from harness.polling import eventually, settled
 
@@ -65,10 +66,8 @@ def installed(before: object) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def until(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("until") / "until"
-    sh("gcc", "-O2", "-Wall", "-Wextra", "-Werror", Path(__file__).with_name("until.c"), "-o", program)
-    return program
+def helpers(tmp_path_factory: pytest.TempPathFactory) -> Helpers:
+    return build(tmp_path_factory.mktemp("helpers"))
 
 
 def running() -> None:
@@ -125,12 +124,12 @@ def entries(comm: str) -> Counter[str]:
     return Counter(json.loads(line)["TCPMON_EVENT"] for line in lines if line.startswith("{"))
 
 
-def test_one_line_of_configuration_logs_events(until: Path, ns: Netns, comm: str) -> None:
+def test_one_line_of_configuration_logs_events(helpers: Helpers, ns: Netns, comm: str) -> None:
     running()
     text = CONFIG.read_text()
     assert "\n  journal: false" in text
     service.reload(text.replace("\n  journal: false", "\n  journal: true"))
-    with workload(until, ns, comm) as work:
+    with workload(helpers, ns, comm) as work:
         time.sleep(2)
         count = work.expect_exact()
     want = {"connect": count, "accept": count, "close": 2 * count}
@@ -151,21 +150,21 @@ def expect_equal(got: object, want: object) -> None:
     assert got == want
 
 
-def test_reloads_amid_traffic(until: Path, ns: Netns, comm: str) -> None:
+def test_reloads_amid_traffic(helpers: Helpers, ns: Netns, comm: str) -> None:
     running()
     text = CONFIG.read_text()
-    with workload(until, ns, comm) as work:
+    with workload(helpers, ns, comm) as work:
         for number in range(5):
             service.reload(text + f"\n# {number}\n")
         service.reload(text)
         assert work.expect_exact() > 0
 
 
-def test_nothing_is_lost_over_restarts_and_kills(until: Path, ns: Netns, comm: str) -> None:
+def test_nothing_is_lost_over_restarts_and_kills(helpers: Helpers, ns: Netns, comm: str) -> None:
     """From the first start to the end, while systemd holds what is in the kernel."""
     systemctl("stop", UNIT)
     running()
-    with workload(until, ns, comm) as work:
+    with workload(helpers, ns, comm) as work:
         for _ in range(RESTARTS):
             systemctl("restart", UNIT)
         for _ in range(KILLS):
@@ -176,12 +175,12 @@ def test_nothing_is_lost_over_restarts_and_kills(until: Path, ns: Netns, comm: s
     assert not scrape("tcpmon_lost_events_total").losses()
 
 
-def test_nothing_is_lost_over_an_upgrade(until: Path, ns: Netns, comm: str) -> None:
+def test_nothing_is_lost_over_an_upgrade(helpers: Helpers, ns: Netns, comm: str) -> None:
     """And what the administrator wrote stays."""
     running()
     CONFIG.write_text(CONFIG.read_text() + "# mine\n")
     pid = service.main_pid()
-    with workload(until, ns, comm) as work:
+    with workload(helpers, ns, comm) as work:
         sh("apt-get", "install", "-y", "--reinstall", package())
         eventually(lambda: expect_not(str(pid), show("MainPID")))
         work.expect_exact()
@@ -239,7 +238,9 @@ def test_one_capability_less_fails_with_the_hint(left: str, missing: str) -> Non
 @pytest.mark.parametrize(
     "mechanism, example", [("kretprobe", "kprobes.conf"), ("tracepoint", "tracepoints.conf")]
 )
-def test_the_drop_ins_are_enough(mechanism: str, example: str, until: Path, ns: Netns, comm: str) -> None:
+def test_the_drop_ins_are_enough(
+    mechanism: str, example: str, helpers: Helpers, ns: Netns, comm: str
+) -> None:
     """With Debian's own kernel.perf_event_paranoid."""
     systemctl("stop", UNIT)
     forced = " ".join(f"--force {event}={mechanism}" for event in ("connect", "accept"))
@@ -249,7 +250,7 @@ def test_the_drop_ins_are_enough(mechanism: str, example: str, until: Path, ns: 
         systemctl("daemon-reload")
         running()
         test_it_serves_without_any_capability()
-        with workload(until, ns, comm) as work:
+        with workload(helpers, ns, comm) as work:
             time.sleep(1)
             assert work.expect_exact() > 0
 
