@@ -70,6 +70,19 @@ static __always_inline bool within_connect(struct sock *sk) {
 	return state == SS_UNCONNECTED;
 }
 
+// Up to 6.10 a timer that expires wakes the program before it changes the state. An
+// error that came with a reset is read as early only by a program that asks all the time.
+static __always_inline u32 error_that_was_read(struct sock *sk, int old_state) {
+	u8 retransmits = 0;
+	int soft = 0;
+
+	READ(&retransmits, &((struct inet_connection_sock *)sk)->icsk_retransmits);
+	if (!retransmits)
+		return old_state == TCP_SYN_SENT ? REASON_REFUSED : REASON_RESET;
+	READ(&soft, &sk->sk_err_soft);
+	return soft ? reason_of(soft) : REASON_TIMEOUT; // as in tcp_write_err
+}
+
 // Why a connection goes from SYN_SENT (or, after a simultaneous open, SYN_RECV) to CLOSE.
 static __always_inline u32 failure(struct sock *sk, struct connection *conn, int old_state) {
 	u64 caller = bpf_get_current_pid_tgid();
@@ -88,12 +101,11 @@ static __always_inline u32 failure(struct sock *sk, struct connection *conn, int
 		return REASON_NO_PORT; // nobody will tell; after SYN_SENT only the search for a port fails
 	}
 	// close() and shutdown() leave a mark, connect(AF_UNSPEC) comes from the process. Else the program
-	// was so quick to read (and clear) the error that it is gone before the state changes: it came with a
-	// reset.
+	// was so quick to read (and clear) the error that it is gone before the state changes.
 	READ(&shutdown, &sk->sk_shutdown);
 	if (shutdown || caller >> 32 == conn->owner.pid)
 		return REASON_CANCELED;
-	return old_state == TCP_SYN_SENT ? REASON_REFUSED : REASON_RESET;
+	return error_that_was_read(sk, old_state);
 }
 
 // TCP_FASTOPEN_CONNECT with a cookie: the SYN is yet to come, with the first write. To be asked only where no

@@ -100,9 +100,15 @@ def _nodes() -> Iterator[str]:
                 yield f"{LIVE}{file}::{name}"
 
 
-# Of calls beyond a kretprobe's maxactive the return is not seen: such an accept is counted when it
-# closes, but how long it waited is not known. (That all are counted is test_tcptracer_bpf_34.)
-_WITHOUT = {"kretprobe": (f"{LIVE}test_accepts.py::test_a_hundred_threads_blocked_in_accept",)}
+# Of calls beyond a kretprobe's maxactive (on Debian's 5.10 the number of CPUs) the return is not seen: such
+# an accept is counted when it closes, but how long it waited is not known. (That all are counted is
+# test_tcptracer_bpf_34.)
+_WITHOUT = {
+    "kretprobe": (
+        f"{LIVE}test_accepts.py::test_a_hundred_threads_blocked_in_accept",
+        f"{LIVE}test_accepts.py::test_prefork_workers",
+    )
+}
 
 
 def _truth(mechanism: str) -> Part:
