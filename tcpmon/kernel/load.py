@@ -20,7 +20,7 @@ from tcpmon.kernel.source import Module
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT_SECONDS = 150  # a compile takes a second, under emulation up to a minute; the unit waits for 180
+_TIMEOUT_SECONDS = 270  # a compile takes a second, under emulation minutes; the unit waits for 300
 _MAX_FDS = 253
 _MAX_ANSWER_BYTES = 1 << 20
 

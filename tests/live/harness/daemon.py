@@ -21,7 +21,7 @@ from .netns import Netns
 from .polling import PATIENCE, eventually, settled
 
 READY = re.compile(r"^tcpmon: ready, serving (\S+)", re.MULTILINE)
-START_S = 20.0
+START_S = 30.0
 SCRAPE_S = 10.0 * PATIENCE
 END_S = 10.0 * PATIENCE
 # On kernels that offer several, tests/vm forces each
