@@ -1,1 +1,1 @@
-"""Grafana's dashboards as code: `python -m grafana.build` writes dashboards/*.json, and nothing here is installed."""
+"""Grafana's dashboards as code: `python -m grafana.build` writes dashboards/*.json."""

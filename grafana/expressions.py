@@ -1,4 +1,4 @@
-"""Every PromQL expression of a dashboard, with Grafana's variables put in: what a test runs against Prometheus.
+"""Every PromQL expression of a dashboard, with Grafana's variables put in, for tests against Prometheus.
 
 Reads the JSON and nothing else, so that what is tested is what is shipped.
 """
@@ -35,7 +35,7 @@ _QUERY_RESULT = re.compile(r"query_result\((.+)\)\Z", re.DOTALL)
 
 @dataclass(frozen=True)
 class Expression:
-    """An expression that Prometheus takes as it is. `may_be_empty` says why it need not give a series, or nothing."""
+    """An expression as Prometheus takes it. `may_be_empty` says why it need not give a series, if so."""
 
     where: str  # a panel's title, "variable NAME" or "annotation NAME"
     expr: str
@@ -74,7 +74,7 @@ def panels(dashboard: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def substituted(expr: str, values: Mapping[str, str]) -> str:
-    """With values in place of $name, ${name}, ${name:format} and [[name]]; $1 and the like belong to PromQL."""
+    """With values for $name, ${name}, ${name:format} and [[name]]; $1 and its like belong to PromQL."""
 
     def value(match: re.Match[str]) -> str:
         name = next(filter(None, match.groups()))
