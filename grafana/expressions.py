@@ -22,11 +22,11 @@ VALUES: Mapping[str, str] = {
     "__range": "1h",
     "__from": "0",
 }
-# Metrics that need not be there while all is well; the others show under any traffic.
+# Patterns of expressions that need not give a series while all is well; the others do under any traffic.
 MAY_BE_EMPTY: Mapping[str, str] = {
-    "tcpmon_bpf_run_seconds_total": "only with kernel.bpf_stats_enabled=1",
-    "tcpmon_bpf_runs_total": "only with kernel.bpf_stats_enabled=1",
-    "ALERTS": "only while an alert is pending or firing",
+    r"\btcpmon_bpf_run": "only with kernel.bpf_stats_enabled=1",
+    r"\btcpmon_connect_failures_total[^/]*> 0\)?\Z": "only while connects fail",
+    r"\bALERTS\b": "only while an alert is firing",
 }
 _VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)(?:\.[\w.]+)?(?::\w+)?\}|\[\[(\w+)(?::\w+)?\]\]")
 _LABEL_VALUES = re.compile(r"label_values\((.+),\s*\w+\)\Z", re.DOTALL)
@@ -98,4 +98,4 @@ def _asked(query: str) -> str:
 
 
 def _reason(expr: str) -> str:
-    return next((why for metric, why in MAY_BE_EMPTY.items() if re.search(rf"\b{metric}\b", expr)), "")
+    return next((why for pattern, why in MAY_BE_EMPTY.items() if re.search(pattern, expr)), "")

@@ -162,7 +162,7 @@ def connections(failures_by: str) -> Sequence[Panel]:
             stacked=True,
         ),
         graph(
-            "Open connections",
+            "Open connections by role",
             "Established and not yet closed, by the side that this host has. A line that only rises is a "
             "leak, or a pool without bound.",
             "short",
