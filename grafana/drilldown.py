@@ -86,7 +86,6 @@ def _ports() -> Sequence[Panel]:
         return f"topk(20, {ranked})"
 
     opening, accepting = on_these("tcpmon_connect_attempts_total"), on_these("tcpmon_accepts_total")
-    p99 = "p99"
     return [
         listing(
             "Who connects to these ports",
@@ -100,7 +99,12 @@ def _ports() -> Sequence[Panel]:
                 Column("Opened", rate("tcpmon_connect_attempts_total", by, HOSTS, SHOWN), "cps"),
                 Column("Failed", failed_share(by, HOSTS, SHOWN), "percentunit", FAILED),
                 Column("Open now", _open("client", by), "short"),
-                Column(p99, quantile(0.99, "tcpmon_connect_latency_seconds", by, HOSTS, SHOWN), "s", LATENCY),
+                Column(
+                    "Latency p99",
+                    quantile(0.99, "tcpmon_connect_latency_seconds", by, HOSTS, SHOWN),
+                    "s",
+                    LATENCY,
+                ),
             ),
         ),
         listing(
@@ -114,7 +118,7 @@ def _ports() -> Sequence[Panel]:
                 accepting,
                 Column("Accepted", rate("tcpmon_accepts_total", by, HOSTS, SHOWN), "cps"),
                 Column("Open now", _open("server", by), "short"),
-                Column(p99, quantile(0.99, "tcpmon_accept_wait_seconds", by, HOSTS, SHOWN), "s", WAIT),
+                Column("Wait p99", quantile(0.99, "tcpmon_accept_wait_seconds", by, HOSTS, SHOWN), "s", WAIT),
             ),
         ),
     ]

@@ -24,11 +24,10 @@ _WIDTH = 24
 
 @dataclass(frozen=True)
 class Row:
-    """Panels from the left to the right, in as many lines as they take; `folded` shows the title only."""
+    """Panels below a title, from the left to the right, in as many lines as they take."""
 
     title: str
     panels: Sequence[Panel]
-    folded: bool = False
 
 
 def to_drilldown(title: str, **chosen: str) -> Link:
@@ -62,32 +61,26 @@ def framed(uid: str, title: str, description: str, rows: Sequence[Row]) -> model
 
 
 def _placed(rows: Sequence[Row]) -> list[models.Panel | models.RowPanel]:
-    """With ids and places, line by line. What is in a folded row belongs to it, and has its place too."""
+    """With ids and places: each as high as it fits, and as far to the left."""
     placed: list[models.Panel | models.RowPanel] = []
-    y = 0
+    below = [0] * _WIDTH  # of each column of the grid, the first free line
     for row in rows:
-        inside, below = _lines(row.panels, y + 1)
-        head = models.RowPanel(row.folded, row.title, grid_pos=models.GridPos(h=1, w=_WIDTH, x=0, y=y))
-        head.panels = inside if row.folded else []
-        placed += [head, *([] if row.folded else inside)]
-        y = y + 1 if row.folded else below
-    everything = [panel for one in placed for panel in (one, *getattr(one, "panels", ()))]
-    for number, panel in enumerate(everything, start=1):
-        panel.id_val = number
+        placed.append(models.RowPanel(title=row.title, grid_pos=_place(below, _WIDTH, 1)))
+        for builder in row.panels:
+            panel = builder.build()
+            assert panel.grid_pos is not None
+            panel.grid_pos = _place(below, panel.grid_pos.w, panel.grid_pos.h)
+            placed.append(panel)
+    for number, one in enumerate(placed, start=1):
+        one.id_val = number
     return placed
 
 
-def _lines(builders: Sequence[Panel], y: int) -> tuple[list[models.Panel], int]:
-    """The panels of a row from the line y on, and the line below them."""
-    panels, x, height = [], 0, 0
-    for panel in (builder.build() for builder in builders):
-        assert panel.grid_pos is not None
-        if x + panel.grid_pos.w > _WIDTH:
-            x, y, height = 0, y + height, 0
-        panel.grid_pos.x, panel.grid_pos.y = x, y
-        x, height = x + panel.grid_pos.w, max(height, panel.grid_pos.h)
-        panels.append(panel)
-    return panels, y + height
+def _place(below: list[int], width: int, height: int) -> models.GridPos:
+    """A place of that size, which is taken from then on."""
+    y, x = min((max(below[x : x + width]), x) for x in range(_WIDTH - width + 1))
+    below[x : x + width] = [y + height] * width
+    return models.GridPos(height, width, x, y)
 
 
 def _variables() -> list[Any]:

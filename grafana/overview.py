@@ -56,6 +56,8 @@ def overview() -> Dashboard:
 
 
 def _glance() -> Sequence[Panel]:
+    closed = f"increase(tcpmon_closes_total{{{HOSTS}}}[{SHOWN}])"
+    first_half, second_half = headline()[:3], headline()[3:]
     return [
         number(
             "Hosts not answering",
@@ -65,20 +67,20 @@ def _glance() -> Sequence[Panel]:
             Line(f"count(up{{{HOSTS}}}) - sum(up{{{HOSTS}}})", "not answering"),
             levels=Levels(None, 1),
         ),
-        *headline(),
+        *first_half,
+        alerts(),
+        *second_half,
         number(
             "Not counted",
-            "Events in the time shown that a count is short of, by whatever way one can be lost (events "
-            "that only the journal is short of left out). Red from one on, as tcpmon means to be exact: see "
-            "Lost events, below, for the stage. recursion alone may be a few in a million on a fully "
-            "preemptible kernel.",
-            "short",
-            Line(f"sum(increase({LOST}[{SHOWN}]))", "lost"),
-            levels=Levels(None, 1),
-            decimals=0,
+            "Events that a count is short of, as a share of the connections closed, in the time shown; what "
+            "only the journal is short of is left out. Orange from one in 100,000; red from one in 1,000, "
+            "where rates are visibly wrong and the alert fires: see Lost events, below, for the stage.",
+            "percentunit",
+            Line(f"sum(increase({LOST}[{SHOWN}])) / (sum({closed}) > 0)", "not counted"),
+            levels=Levels(1e-5, 1e-3),
+            none="no closes",
             over_time=False,
         ),
-        alerts(),
     ]
 
 
@@ -267,6 +269,7 @@ def times() -> Sequence[Panel]:
             "s",
             *_percentiles("tcpmon_connect_latency_seconds"),
             levels=LATENCY,
+            powers=True,
         ),
         graph(
             "Accept wait",
@@ -276,6 +279,7 @@ def times() -> Sequence[Panel]:
             "s",
             *_percentiles("tcpmon_accept_wait_seconds"),
             levels=WAIT,
+            powers=True,
         ),
         graph(
             "Duration",
@@ -290,6 +294,7 @@ def times() -> Sequence[Panel]:
                 )
                 for share in _QUANTILES
             ),
+            powers=True,
         ),
         heat(
             "Connect latency, all connects",

@@ -13,6 +13,7 @@ from grafana_foundation_sdk.models.common import (
     GraphTresholdsStyleMode,
     LegendDisplayMode,
     LegendPlacement,
+    ScaleDistribution,
     SortOrder,
     StackingMode,
     TooltipDisplayMode,
@@ -89,17 +90,21 @@ def graph(
     stacked: bool = False,
     links: Sequence[Link] = (),
     most: float | None = None,
+    powers: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time; `most` is the top of the axis, for shares."""
+    """Lines over time; `most` is the top of the axis, for shares; `powers` makes it logarithmic."""
     panel = (
         _described(timeseries.Panel(), title, description, unit, span, 8)
-        .min(0)
         .line_width(1)
         .fill_opacity(30 if stacked else 8)
         .show_points(VisibilityMode.NEVER)
         .legend(_legend())
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
     )
+    if powers:
+        panel.scale_distribution(common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10))
+    else:
+        panel.min(0)
     if stacked:
         panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
     if levels:
