@@ -187,7 +187,8 @@ def listing(
     sort: str | None = None,
 ) -> table.Panel:
     """A row for each set of the keys' values, most of `sort` first (the first column of numbers)."""
-    panel = _described(table.Panel(), title, description, "short", span, height)
+    # Another unit would show port 20443 as 20.4 K
+    panel = _described(table.Panel(), title, description, "string", span, height)
     panel.sort_by([common.TableSortByFieldState().display_name(sort or columns[0].title).desc(True)])
     for ref, column in zip(_REFS, columns, strict=False):
         panel.with_target(_query(ref, column.expr).instant().format(PromQueryFormat.TABLE))

@@ -139,6 +139,7 @@ def test_every_panel_explains_itself(name: str) -> None:
         if panel["type"] != "alertlist":
             assert panel["targets"], title
             assert defaults["unit"], title
+            assert (defaults["unit"] == "string") == (panel["type"] == "table"), title
         steps = [step for step in defaults.get("thresholds", {}).get("steps", ()) if step["color"] != "green"]
         for step in steps:
             assert re.search(rf"\b{step['color']}\b", panel["description"].lower()), (title, step)
