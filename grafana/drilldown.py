@@ -8,7 +8,6 @@ from dataclasses import replace
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana.frame import DRILLDOWN, Row, framed, to_drilldown
-from grafana.overview import FAILED, LATENCY, WAIT, columns, connections, headline, payload, times
 from grafana.panels import Column, Key, Line, Panel, graph, listing
 from grafana.queries import (
     HOSTS,
@@ -24,6 +23,7 @@ from grafana.queries import (
     rate,
     total,
 )
+from grafana.shared import FAILED, LATENCY, WAIT, columns, connections, headline, payload, times
 
 _COMM = Key("comm", to_drilldown("Details of ${__data.fields.comm}", comm="${__data.fields.comm}"))
 _PORT = Key("port", to_drilldown("Who uses ${__data.fields.port}", port="${__data.fields.port}"))

@@ -20,6 +20,7 @@ RUNBOOK = "https://runbooks.example.com/tcpmon/docs/runbook.md"
 # What Grafana 10.0 writes; later ones bring it up to theirs as they load it
 _SCHEMA_VERSION = 38
 _WIDTH = 24
+_ALL = "$__all"
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,11 @@ class Row:
 
 
 def to_drilldown(title: str, **chosen: str) -> Link:
-    """With the same hosts and time, and these variables set: a name, and where in the data its value is."""
+    """With these variables set, each to where in the data its value is; else all processes and ports, of the
+    hosts, namespaces and time that are shown."""
     kept = [name for name in ("datasource", "job", "instance", "netns") if name not in chosen]
     query = [f"${{{name}:queryparam}}" for name in kept]
-    query += [f"var-{name}={value}" for name, value in chosen.items()]
+    query += [f"var-{name}={value}" for name, value in ({"comm": _ALL, "port": _ALL} | chosen).items()]
     return Link(title, f"/d/{DRILLDOWN}?{'&'.join(query)}&${{__url_time_range}}")
 
 
@@ -136,7 +138,7 @@ def _query_variable(
         .query({"query": query, "qryType": kind, "refId": "PrometheusVariableQueryEditor-VariableQuery"})
         .multi(True)
         .include_all(True)
-        .current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
+        .current(models.VariableOption(selected=True, text=["All"], value=[_ALL]))
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
     )

@@ -69,7 +69,6 @@ class Column:
     expr: str
     unit: str
     levels: Levels | None = None
-    decimals: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,6 @@ def number(
     span: int = 4,
     levels: Levels | None = None,
     none: str = "-",
-    decimals: int | None = None,
     over_time: bool = True,
 ) -> stat.Panel:
     """The last value, large, above its course unless it is one about all the time shown."""
@@ -137,8 +135,6 @@ def number(
         .color_mode(BigValueColorMode.VALUE)
         .no_value(none)
     )
-    if decimals is not None:
-        panel.decimals(decimals)
     if levels:
         panel.thresholds(_thresholds(levels))
     else:
@@ -272,8 +268,6 @@ def _link(link: Link) -> dashboard.DashboardLink:
 
 def _properties(column: Column) -> list[DynamicConfigValue]:
     properties = [DynamicConfigValue("unit", column.unit)]
-    if column.decimals is not None:
-        properties.append(DynamicConfigValue("decimals", column.decimals))
     if column.levels:
         properties.append(DynamicConfigValue("thresholds", _thresholds(column.levels).build()))
         properties.append(DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))
