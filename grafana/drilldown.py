@@ -23,10 +23,8 @@ from grafana.queries import (
     rate,
     total,
 )
-from grafana.shared import FAILED, LATENCY, WAIT, columns, connections, headline, payload, times
+from grafana.shared import COMM, FAILED, LATENCY, PORT, WAIT, columns, connections, headline, payload, times
 
-_COMM = Key("comm", to_drilldown("Details of ${__data.fields.comm}", comm="${__data.fields.comm}"))
-_PORT = Key("port", to_drilldown("Who uses ${__data.fields.port}", port="${__data.fields.port}"))
 _LINE = to_drilldown(
     "Only ${__field.labels.comm} and port ${__field.labels.port}",
     comm="${__field.labels.comm}",
@@ -92,7 +90,7 @@ def _ports() -> Sequence[Panel]:
             "Processes of the chosen hosts, in any namespace, that connect to a port of those chosen or "
             "used by the chosen process; the twenty with most. Red: more than 5 % of its connects fail, or "
             "a latency of 1 s, which is a SYN sent again.",
-            [_COMM, _PORT],
+            [COMM, PORT],
             _among(
                 by,
                 opening,
@@ -112,7 +110,7 @@ def _ports() -> Sequence[Panel]:
             "Processes of the chosen hosts, in any namespace, that accept on a port of those chosen or used "
             "by the chosen process; the twenty with most. Red: connections wait 0.1 s and more in its "
             "accept queue.",
-            [_COMM, _PORT],
+            [COMM, PORT],
             _among(
                 by,
                 accepting,
@@ -134,7 +132,7 @@ def _namespaces() -> Sequence[Panel]:
             "All that opened or accepted connections in a network namespace where the chosen ones did, the "
             "busiest first: in a container or pod that is what runs beside it. Follow a name for its "
             "details.",
-            [_COMM, Key("name"), Key("netns"), Key("instance"), Key("job")],
+            [COMM, Key("name"), Key("netns"), Key("instance"), Key("job")],
             [replace(one, expr=named(f"({one.expr})")) for one in told],
             span=24,
             sort="Opened",
@@ -150,7 +148,7 @@ def _slowest() -> Sequence[Panel]:
             "Pairs of process and port by the time that 99 of 100 connects took no longer than, in the time "
             "shown. Orange from 0.3 s, red from 1 s (a SYN was sent again). Few connects make a coarse "
             "percentile.",
-            [_COMM, _PORT],
+            [COMM, PORT],
             [
                 Column(
                     "Latency p99",
@@ -165,7 +163,7 @@ def _slowest() -> Sequence[Panel]:
             "Pairs of process and port by the time that 99 of 100 connections waited no longer than in the "
             "accept queue, in the time shown. Orange from 10 ms, red from 0.1 s: too few workers, or "
             "blocked ones.",
-            [_COMM, _PORT],
+            [COMM, PORT],
             [Column("Wait p99", _slow("tcpmon_accept_wait_seconds", by), "s", WAIT)],
         ),
     ]

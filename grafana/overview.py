@@ -11,7 +11,7 @@ from grafana import itself
 from grafana.frame import OVERVIEW, Row, framed, to_drilldown
 from grafana.panels import Column, Key, Levels, Line, Panel, alerts, graph, listing, number
 from grafana.queries import HOSTS, LOST, NAMESPACE, SHOWN, busiest, first, named, rate
-from grafana.shared import columns, connections, headline, payload, times
+from grafana.shared import COMM, PORT, columns, connections, headline, payload, times
 
 
 def overview() -> Dashboard:
@@ -95,7 +95,7 @@ def _who() -> Sequence[Panel]:
             "with whom and how. _other is what had no label set of its own (metrics.max_series reached, or "
             "idle for metrics.series_ttl): still counted, so that sums are right. Red: more than 5 % of "
             "connects fail.",
-            [Key("comm", to_drilldown("Details of ${__data.fields.comm}", comm="${__data.fields.comm}"))],
+            [COMM],
             columns("comm", busiest("comm")),
             sort="Opened",
         ),
@@ -103,7 +103,7 @@ def _who() -> Sequence[Panel]:
             "Top ports",
             "Service ports with most connections in the time shown, opened to them or accepted on them. "
             "Follow a number to see who uses it.",
-            [Key("port", to_drilldown("Who uses ${__data.fields.port}", port="${__data.fields.port}"))],
+            [PORT],
             columns("port", busiest("port")),
             sort="Opened",
         ),
@@ -112,12 +112,7 @@ def _who() -> Sequence[Panel]:
             "Network namespaces with most connections in the time shown, with the name that ip netns has; "
             "self is tcpmon's own. lsns -t net tells of the others which process they belong to. Follow a "
             "number for what goes on in it.",
-            [
-                Key("name"),
-                Key("netns", namespace),
-                Key("instance"),
-                Key("job"),
-            ],
+            [Key("name"), Key("netns", namespace), Key("instance"), Key("job")],
             [replace(one, expr=named(f"({one.expr})")) for one in columns(NAMESPACE, busiest(NAMESPACE))],
             sort="Opened",
         ),
@@ -125,11 +120,7 @@ def _who() -> Sequence[Panel]:
             "Failing connects",
             "Whose connects to which port failed most in the time shown, and why; nothing is good. The "
             "reasons are explained at Failures by reason, above.",
-            [
-                Key("comm", to_drilldown("Details of ${__data.fields.comm}", comm="${__data.fields.comm}")),
-                Key("port", to_drilldown("Who uses ${__data.fields.port}", port="${__data.fields.port}")),
-                Key("reason"),
-            ],
+            [COMM, PORT, Key("reason")],
             [Column("Failures", f"topk(15, {failing} > 0)", "cps")],
         ),
     ]

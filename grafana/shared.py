@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from grafana.panels import Column, Levels, Line, Panel, graph, heat, number
+from grafana.frame import to_drilldown
+from grafana.panels import Column, Key, Levels, Line, Panel, graph, heat, number
 from grafana.queries import SETS, SHOWN, among, buckets, failed_share, quantile, rate, total
 
 # The alerts of deploy/prometheus/rules fire at the red ones
@@ -16,6 +17,9 @@ LATENCY = Levels(0.3, 1)
 WAIT = Levels(0.01, 0.1)
 RESENT = Levels(0.02, 0.05)
 _QUANTILES = (0.5, 0.9, 0.99)
+
+COMM = Key("comm", to_drilldown("Details of ${__data.fields.comm}", comm="${__data.fields.comm}"))
+PORT = Key("port", to_drilldown("Who uses ${__data.fields.port}", port="${__data.fields.port}"))
 
 
 def headline() -> Sequence[Panel]:
