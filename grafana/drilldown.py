@@ -132,7 +132,7 @@ def _namespaces() -> Sequence[Panel]:
             "All that opened or accepted connections in a network namespace where the chosen ones did, the "
             "busiest first: in a container or pod that is what runs beside it. Follow a name for its "
             "details.",
-            [COMM, Key("name"), Key("netns"), Key("instance"), Key("job")],
+            [COMM, Key("name"), Key("netns"), Key("instance"), Key("job", hidden=True)],
             [replace(one, expr=named(f"({one.expr})")) for one in told],
             span=24,
             sort="Opened",

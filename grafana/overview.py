@@ -112,8 +112,9 @@ def _who() -> Sequence[Panel]:
             "Network namespaces with most connections in the time shown, with the name that ip netns has; "
             "self is tcpmon's own. lsns -t net tells of the others which process they belong to. Follow a "
             "number for what goes on in it.",
-            [Key("name"), Key("netns", namespace), Key("instance"), Key("job")],
+            [Key("name"), Key("netns", namespace), Key("instance"), Key("job", hidden=True)],
             [replace(one, expr=named(f"({one.expr})")) for one in columns(NAMESPACE, busiest(NAMESPACE))],
+            span=16,
             sort="Opened",
         ),
         listing(
@@ -122,5 +123,6 @@ def _who() -> Sequence[Panel]:
             "reasons are explained at Failures by reason, above.",
             [COMM, PORT, Key("reason")],
             [Column("Failures", f"topk(15, {failing} > 0)", "cps")],
+            span=8,
         ),
     ]

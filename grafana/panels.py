@@ -73,10 +73,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Key:
-    """A column of a table with a label's values; `link` is followed from its cells."""
+    """A column of a table with a label's values; `link` is followed from its cells. A hidden one is there for
+    the links of others."""
 
     label: str
     link: Link | None = None
+    hidden: bool = False
 
 
 def graph(
@@ -97,6 +99,7 @@ def graph(
         .line_width(1)
         .fill_opacity(30 if stacked else 8)
         .show_points(VisibilityMode.NEVER)
+        .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
         .legend(_legend())
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
     )
@@ -111,6 +114,8 @@ def graph(
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphTresholdsStyleMode.DASHED))
     if most is not None:
         panel.max(most)
+    elif unit == "percentunit":
+        panel.axis_soft_max(0.01)  # else one that is always 0 has an axis up to 10,000 %
     if links:
         panel.data_links([_link(link) for link in links])
     return _queried(panel, *lines)
@@ -190,9 +195,7 @@ def listing(
         panel.with_target(_query(ref, column.expr).instant().format(PromQueryFormat.TABLE))
         panel.override_by_name(column.title, _properties(column))
     for key in keys:
-        if key.link:
-            link = {"title": key.link.title, "url": key.link.url}
-            panel.override_by_name(key.label, [DynamicConfigValue("links", [link])])
+        panel.override_by_name(key.label, _key_properties(key))
     if len(columns) > 1:
         panel.with_transformation(DataTransformerConfig("merge", options={}))
     return panel.with_transformation(DataTransformerConfig("organize", options=_organized(keys, columns)))
@@ -266,8 +269,19 @@ def _link(link: Link) -> dashboard.DashboardLink:
     return dashboard.DashboardLink(link.title).type(DashboardLinkType.LINK).url(link.url)
 
 
+def _key_properties(key: Key) -> list[DynamicConfigValue]:
+    if key.hidden:
+        return [DynamicConfigValue("custom.hidden", True)]
+    properties = [DynamicConfigValue("custom.minWidth", 80)]
+    if key.link:
+        properties.append(DynamicConfigValue("links", [{"title": key.link.title, "url": key.link.url}]))
+    return properties
+
+
 def _properties(column: Column) -> list[DynamicConfigValue]:
-    properties = [DynamicConfigValue("unit", column.unit)]
+    # In pixels, by the title: with the usual 150 half of such a table would be out of sight
+    width = 30 + 8 * max(len(column.title), 8)
+    properties = [DynamicConfigValue("unit", column.unit), DynamicConfigValue("custom.width", width)]
     if column.levels:
         properties.append(DynamicConfigValue("thresholds", _thresholds(column.levels).build()))
         properties.append(DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))

@@ -199,7 +199,7 @@ def payload() -> Sequence[Panel]:
             "Segments sent again",
             "Retransmitted segments a second, counted when a connection closes. See the share, beside, for "
             "whether it is much.",
-            "pps",
+            "cps",
             Line(rate("tcpmon_retransmitted_segments_total", "role"), "{{role}}"),
         ),
         graph(
