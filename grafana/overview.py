@@ -51,8 +51,8 @@ def _glance() -> Sequence[Panel]:
             "Not counted",
             "Events that a count is short of, as a share of the connections closed, in the time shown; what "
             "only the journal is short of is left out. Orange from one in 100,000; red from one in 1,000, "
-            "where rates are visibly wrong: see Lost events, below, for the stage. An alert fires then, and for "
-            "a table that is full at the first.",
+            "where rates are visibly wrong: see Lost events, below, for the stage. An alert fires then, and "
+            "for a table that is full at the first.",
             "percentunit",
             Line(f"sum(increase({LOST}[{SHOWN}])) / (sum({closed}) > 0)", "not counted"),
             levels=Levels(1e-5, 1e-3),
