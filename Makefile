@@ -35,6 +35,7 @@ docs: $(VENV)/dev
 	$(BIN)/python docs/man/write.py
 	$(BIN)/python deploy/completions/write.py
 	$(BIN)/python -m tcpmon.events.catalog
+	$(BIN)/python -m grafana.build
 
 # Under QEMU, on other kernels; VM_ARGUMENTS="--kernel 5.10 kernel" for a part of it
 test-vm: $(VENV)/dev

@@ -20,7 +20,7 @@ tree=build/deb/tcpmon-$version
 log=build/deb/build.log
 rm -rf build/deb
 mkdir -p "$tree" dist
-tar -c --exclude=__pycache__ CHANGELOG.md LICENSE README.md config deploy docs pyproject.toml tcpmon | tar -x -C "$tree"
+tar -c --exclude=__pycache__ CHANGELOG.md LICENSE README.md config deploy docs grafana pyproject.toml tcpmon | tar -x -C "$tree"
 cp -r deploy/debian "$tree/debian"
 cp deploy/systemd/tcpmon.service deploy/systemd/tcpmon.socket deploy/systemd/tcpmon.sysusers "$tree/debian/"
 python3 deploy/changelog.py "$version" >"$tree/debian/changelog"

@@ -51,6 +51,8 @@ build() {
 	sed -i "s|$stage/venv|$PREFIX/lib/tcpmon|g" "$stage"/venv/bin/[!p]* "$stage/venv/pyvenv.cfg"
 	"$PYTHON" -m compileall -q -f -s "$stage/venv" -p "$PREFIX/lib/tcpmon" "$stage/venv/lib"
 	sed "s|/usr/bin/tcpmon|$PREFIX/bin/tcpmon|" "$source/deploy/systemd/tcpmon.service" >"$stage/tcpmon.service"
+	sed "s|/usr/share/tcpmon|$PREFIX/share/tcpmon|" "$source/grafana/provisioning/dashboards/tcpmon.yaml" \
+		>"$stage/grafana.yaml"
 	ln -s "$PREFIX/lib/tcpmon/bin/tcpmon" "$stage/tcpmon"
 }
 
@@ -99,6 +101,12 @@ put_files() {
 	for example in "$source"/deploy/systemd/examples/*.conf; do
 		put "$example" "$PREFIX/share/doc/tcpmon/examples/$(basename "$example")"
 	done
+	for dashboard in "$source"/grafana/dashboards/*.json; do
+		put "$dashboard" "$PREFIX/share/tcpmon/grafana/dashboards/$(basename "$dashboard")"
+	done
+	put "$stage/grafana.yaml" "$PREFIX/share/tcpmon/grafana/provisioning/dashboards/tcpmon.yaml"
+	put "$source/grafana/provisioning/datasources/tcpmon.yaml" \
+		"$PREFIX/share/tcpmon/grafana/provisioning/datasources/tcpmon.yaml"
 }
 
 # An existing configuration is the admin's: the new default goes beside it

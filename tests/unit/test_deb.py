@@ -97,6 +97,8 @@ def test_everything_else_is_where_it_belongs(unpacked: Path) -> None:
         "usr/share/bash-completion/completions/tcpmon": "deploy/completions/bash/tcpmon",
         "usr/share/zsh/vendor-completions/_tcpmon": "deploy/completions/zsh/_tcpmon",
     }
+    shipped = [*ROOT.glob("grafana/dashboards/*.json"), *ROOT.glob("grafana/provisioning/*/*.yaml")]
+    same |= {f"usr/share/tcpmon/{path.relative_to(ROOT)}": str(path.relative_to(ROOT)) for path in shipped}
     for packed, ours in same.items():
         assert (unpacked / packed).read_bytes() == (ROOT / ours).read_bytes(), packed
     pages = {f"{page.name}.gz" for page in (ROOT / "docs" / "man").glob("*.8")}

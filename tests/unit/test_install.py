@@ -43,7 +43,7 @@ def content(folder: Path) -> dict[str, str | bytes]:
 
 def tree_of_somebody_else(folder: Path) -> Path:
     """A copy of this tree as a user with umask 077 would have it; its install.sh."""
-    for name in ("README.md", "pyproject.toml", "config", "deploy", "docs", "tcpmon"):
+    for name in ("README.md", "pyproject.toml", "config", "deploy", "docs", "grafana", "tcpmon"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     for path in (folder, *folder.rglob("*")):
@@ -86,6 +86,8 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
     examples = [
         f"usr/local/share/doc/tcpmon/examples/{path.name}" for path in ROOT.glob("deploy/systemd/examples/*")
     ]
+    dashboards = [path.relative_to(ROOT) for path in ROOT.glob("grafana/dashboards/*.json")]
+    provisioning = [path.relative_to(ROOT) for path in ROOT.glob("grafana/provisioning/*/*.yaml")]
     expected = [
         "usr/local/lib/tcpmon",
         "usr/local/bin/tcpmon",
@@ -99,6 +101,7 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
         LISTED,
         *pages,
         *examples,
+        *(f"usr/local/share/tcpmon/{path}" for path in (*dashboards, *provisioning)),
     ]
     told = [line.removeprefix("installed ") for line in said.splitlines() if line.startswith("installed ")]
     assert sorted(told) == sorted(f"{destination}/{path}" for path in expected)
@@ -110,6 +113,9 @@ def test_paths_are_those_of_the_prefix_and_none_is_the_builders(fresh: tuple[Pat
     unit = (fresh[0] / UNITS / "system" / "tcpmon.service").read_text()
     assert "ExecStart=/usr/local/bin/tcpmon run\n" in unit
     assert "/usr/bin/tcpmon" not in unit
+    shared = fresh[0] / "usr/local/share/tcpmon/grafana"
+    provider = (shared / "provisioning/dashboards/tcpmon.yaml").read_text()
+    assert "path: /usr/local/share/tcpmon/grafana/dashboards\n" in provider
     environment = fresh[0] / "usr/local/lib/tcpmon"
     for path in (environment / "pyvenv.cfg", environment / "bin" / "tcpmon"):
         assert "/tmp/" not in path.read_text()
