@@ -42,12 +42,13 @@ def facts(seen: Overview) -> list[Fact]:
 
 def uptime(seconds: float) -> str:
     """The two largest units."""
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    whole = int(seconds)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if days:
-        return f"{days:.0f} d {hours % 24:.0f} h"
+        return f"{days} d {hours % 24} h"
     if hours:
-        return f"{hours:.0f} h {minutes % 60:.0f} min"
-    return f"{minutes:.0f} min {seconds % 60:.0f} s" if minutes else f"{seconds:.0f} s"
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 def _losses(seen: Overview) -> Fact:

@@ -170,7 +170,7 @@ def size(number: float) -> str:
     """Bytes, with three digits that count."""
     unit = "B"
     for larger in _UNITS:
-        if number < 1000:
+        if number < 999.5:
             break
         number, unit = number / 1024, larger
     digits = 0 if unit == "B" or number >= 99.95 else 1 if number >= 9.995 else 2
