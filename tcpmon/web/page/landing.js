@@ -99,7 +99,7 @@ function take(answer) {
     sets.set(key, sameNames ? set : { ...set, row: null });
   }
   sums = labelSet([], named(answer.total), sums, sums && sums.totals, seconds);
-  last = { ...answer, sets };
+  last = { ...answer, sets, names: new Map(Object.entries(answer.netns)) };
 }
 
 // --- from label sets to the page
@@ -122,7 +122,7 @@ function newRow(set) {
   labels.forEach((label, at) => {
     const text = set.values[at];
     const th = cell("th", { className: label, scope: "row" });
-    const name = label === "netns" && last.netns[text];
+    const name = label === "netns" && last.names.get(text);
     if (name) th.append(element("span", { textContent: name }), " ", element("small", { textContent: text }));
     else th.textContent = text;
     row.append(th);
@@ -202,7 +202,7 @@ function compare(one, other) {
 
 function matching() {
   const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const names = (set) => [...set.values, ...set.values.map((value) => last.netns[value] || "")];
+  const names = (set) => [...set.values, ...set.values.map((value) => last.names.get(value) ?? "")];
   const text = (set) => names(set).join("\n").toLowerCase();
   return [...last.sets.values()].filter((set) => words.every((word) => text(set).includes(word)));
 }
