@@ -33,7 +33,7 @@ def facts(seen: Overview) -> list[Fact]:
     return [
         _losses(seen),
         Fact("series", "Label sets", _series(seen, overflow), overflow > 0),
-        Fact("tracked", "Connections followed", tracked),
+        Fact("tracked", "Tracked", tracked),
         Fact("probes", "Attached", _mechanisms(seen.probes)),
         Fact("filters", "Filters", _filters(config.filters, seen)),
         _configuration(seen.status),

@@ -112,16 +112,18 @@ def render(seen: Overview) -> str:
 
 @functools.cache
 def _files() -> _Files:
-    parts = {
-        name: (_FOLDER / f"landing.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")
-    }
+    template, style, rates, page = (
+        (_FOLDER / name).read_text(encoding="utf-8")
+        for name in ("landing.html", "landing.css", "rates.js", "landing.js")
+    )
+    script = rates + page
     policy = (
         "default-src 'none'; "
-        f"style-src '{_hash(parts['css'])}'; script-src '{_hash(parts['js'])}'; "
+        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", **_NO_STORE}
-    return _Files(Template(parts["html"]), parts["css"], parts["js"], headers)
+    return _Files(Template(template), style, script, headers)
 
 
 def _hash(text: str) -> str:
@@ -137,7 +139,8 @@ def _fact(fact: Fact) -> str:
 # The roles are those that a table's parts have of themselves: browsers forget them where a style lays out the
 # parts in another way, as it does on narrow screens.
 def _label_heading(name: str) -> str:
-    return f'<th role="columnheader" scope="col" data-column="{name}" data-kind="label">{name}</th>'
+    text = name or "label set"
+    return f'<th role="columnheader" scope="col" data-column="{name}" data-kind="label">{text}</th>'
 
 
 def _heading(column: tuple[str, str, str]) -> str:
@@ -148,7 +151,8 @@ def _heading(column: tuple[str, str, str]) -> str:
 def _row(row: Row, seen: Overview, names: tuple[str, ...]) -> str:
     labels, values = row
     cells = [_label(name, value, seen) for name, value in zip(names, labels, strict=True)]
-    return f'<tr role="row">{"".join(cells)}{"".join(_numbers(values))}</tr>'
+    heading = "".join(cells) or '<th role="rowheader" scope="row">all</th>'
+    return f'<tr role="row">{heading}{"".join(_numbers(values))}</tr>'
 
 
 def _label(name: str, value: str, seen: Overview) -> str:

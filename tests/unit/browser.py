@@ -23,7 +23,7 @@ FLAGS = (
 )
 NO_SCRIPTS = {"profile.managed_default_content_settings.javascript": 2}
 THEMES = ("light", "dark")
-WIDTHS = (360, 800, 1440)
+WIDTHS = (360, 800, 1280, 1440)
 
 _TABLE = (
     "return [...document.querySelectorAll('#rows tr')].map(r => [...r.cells].map(c => c.innerText.trim()))"

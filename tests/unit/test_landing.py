@@ -82,9 +82,9 @@ def lines(seen: Overview, name: str) -> tuple[tuple[str, ...], bool]:
 def test_only_what_is_shipped_may_run() -> None:
     response = Landing(lambda: looked([])).page({})
     text, policy = page(looked([])), response.headers["Content-Security-Policy"]
-    for kind, file in (("style", "landing.css"), ("script", "landing.js")):
+    for kind, files in (("style", ["landing.css"]), ("script", ["rates.js", "landing.js"])):
         (inline,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
-        assert inline == (FOLDER / file).read_text()
+        assert inline == "".join((FOLDER / file).read_text() for file in files)
         digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'; " in policy
     assert policy.startswith("default-src 'none'; ")
@@ -156,8 +156,10 @@ def test_with_fewer_labels() -> None:
     heading, total, first = Parsed(page(seen)).rows
     assert (heading[0], first[0], len(heading)) == ("port", "443", len(first))
     assert len(total) == len(first)
-    heading, total = Parsed(page(with_labels(looked([])))).rows
-    assert len(heading) == len(total)
+    seen = replace(with_labels(looked([])), rows=[((), (5,) * len(COLUMNS))])
+    heading, total, first = Parsed(page(seen)).rows
+    assert (heading[0], first[0]) == ("label set", "all")
+    assert len(heading) == len(total) == len(first)
 
 
 def test_many_label_sets() -> None:

@@ -1,13 +1,10 @@
 
-"use strict";
-// Asks status.json for totals every REFRESH_MS, while the page is seen, and shows what changed in between as
-// rates. All text goes in as text: names of processes are anybody's choice.
+// Asks status.json every REFRESH_MS, while the page is seen, and shows what it says. All text goes in as text:
+// names of processes are anybody's choice.
 
 const REFRESH_MS = 2000;
 const FIRST_MS = 1000; // from the first answer, which has no rates yet, to the second
 const PATIENCE_MS = 10000;
-const STALE_S = 10; // over a longer gap a rate would be an average of long ago
-const KEPT = 60; // refreshes in a sparkline
 const SHOWN = 100; // rows
 
 const byId = (id) => document.getElementById(id);
@@ -19,8 +16,7 @@ const columns = headings
   .filter((th) => th.dataset.kind !== "label")
   .map((th) => ({ name: th.dataset.column, kind: th.dataset.kind, heading: th.textContent }));
 
-let last = null; // the last answer, with its label sets by key
-let sums = null; // the label set that stands for all
+let last = null; // the last answer, as follow() has it
 let view = "rates";
 let order = { column: "trend", down: true };
 let paused = false;
@@ -28,25 +24,7 @@ let lostSince = null;
 let timer = 0;
 let asking = false;
 
-// --- numbers
-
-function scaled(number, base, units) {
-  let unit = 0;
-  while (number >= 999.5 && unit < units.length - 1) {
-    number /= base;
-    unit += 1;
-  }
-  const digits = number >= 99.95 || (unit === 0 && base === 1024) ? 0 : number >= 9.995 ? 1 : 2;
-  return number.toFixed(digits) + units[unit];
-}
-
-const bytes = (number) => scaled(number, 1024, [" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"]);
-const whole = (number) => number.toLocaleString("en-US");
-
-function rate(number) {
-  if (number < 9.95) return number.toFixed(1);
-  return number < 999.5 ? number.toFixed(0) : scaled(number, 1000, ["", " k", " M", " G", " T"]);
-}
+// --- from label sets to the page
 
 // What a column shows of a label set: null where it is not known
 const valueOf = (set, column) =>
@@ -57,52 +35,6 @@ function textOf(value, kind) {
   if (kind === "bytes") return bytes(value);
   return view === "totals" || kind === "level" ? whole(value) : value ? rate(value) : "0";
 }
-
-// --- from answers to label sets
-
-const activity = (numbers) => numbers.connects + numbers.accepts + numbers.failures;
-
-// Per second since `before`; null where that is not known, or a counter began anew
-function ratesSince(before, totals, seconds) {
-  if (!before) return null;
-  const rates = {};
-  for (const { name, kind } of columns) {
-    if (kind === "level") continue;
-    if (totals[name] < before[name]) return null;
-    rates[name] = (totals[name] - before[name]) / seconds;
-  }
-  return rates;
-}
-
-function labelSet(values, totals, old, before, seconds) {
-  const rates = seconds ? ratesSince(before, totals, seconds) : null;
-  const trend = [...(old ? old.trend : []), rates && activity(rates)].slice(-KEPT);
-  return { values, totals, rates, trend, row: old ? old.row : null };
-}
-
-function take(answer) {
-  // Another version, or other labels: the page is to be one of that kind
-  if (answer.version !== version || answer.labels.join(" ") !== labelNames) return location.reload();
-  const named = (numbers) => Object.fromEntries(answer.columns.map((name, at) => [name, numbers[at]]));
-  const elapsed = last && last.started === answer.started ? answer.uptime - last.uptime : 0;
-  const seconds = elapsed > 0 && elapsed <= STALE_S ? elapsed : 0;
-  // Where all are told of, one that was not there before had counted nothing
-  const nothing = last && last.rows.length === last.label_sets ? named(answer.columns.map(() => 0)) : null;
-  const sameNames = last && JSON.stringify(answer.netns) === JSON.stringify(last.netns);
-  const sets = new Map();
-  for (const row of answer.rows) {
-    const values = row.slice(0, labels.length);
-    const key = JSON.stringify(values);
-    const old = last && last.sets.get(key);
-    const before = old ? old.totals : nothing;
-    const set = labelSet(values, named(row.slice(labels.length)), old, before, seconds);
-    sets.set(key, sameNames ? set : { ...set, row: null });
-  }
-  sums = labelSet([], named(answer.total), sums, sums && sums.totals, seconds);
-  last = { ...answer, sets, names: new Map(Object.entries(answer.netns)) };
-}
-
-// --- from label sets to the page
 
 const element = (name, properties) => Object.assign(document.createElement(name), properties);
 
@@ -127,6 +59,7 @@ function newRow(set) {
     else th.textContent = text;
     row.append(th);
   });
+  if (!labels.length) row.append(cell("th", { scope: "row", textContent: "all" }));
   for (const column of columns) {
     const td = cell("td");
     Object.assign(td.dataset, { kind: column.kind, heading: column.heading });
@@ -228,8 +161,17 @@ function showRows() {
   // Untouched where the order is the same: what is selected stays so
   const same = rows.length === body.children.length && rows.every((row, at) => row === body.children[at]);
   if (!same) body.replaceChildren(...rows);
-  fill(document.querySelector(".sum tr"), sums);
+  fill(document.querySelector(".sum tr"), last.sums);
   put(byId("note"), note(matched.length));
+}
+
+function show(answer) {
+  // Rows are made anew where namespaces got other names
+  const named = last && JSON.stringify(answer.netns) === JSON.stringify(last.netns);
+  last = follow(last, answer);
+  if (!named) for (const set of last.sets.values()) set.row = null;
+  showFacts();
+  showRows();
 }
 
 function showFacts() {
@@ -256,27 +198,34 @@ function showState() {
 
 // --- when
 
-async function refresh() {
-  if (asking) return;
-  asking = true;
-  try {
-    const reply = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
-    if (!reply.ok) throw new Error(`it answers ${reply.status} ${reply.statusText}`.trim());
-    take(await reply.json());
-    lostSince = null;
-    showFacts();
-    showRows();
-  } catch (error) {
-    lostSince ??= { when: new Date().toLocaleTimeString("en-GB"), why: reason(error) };
-  }
-  asking = false;
-  showState();
-  plan(last && !sums.rates && !lostSince ? FIRST_MS : REFRESH_MS);
+async function ask() {
+  const reply = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+  if (!reply.ok) throw new Error(`it answers ${reply.status} ${reply.statusText}`.trim());
+  return reply.json();
 }
 
 function reason(error) {
   if (error.name === "TimeoutError") return `no answer in ${PATIENCE_MS / 1000} s`;
+  if (error instanceof SyntaxError) return "it answers no JSON";
   return error instanceof TypeError ? "no connection" : error.message;
+}
+
+async function refresh() {
+  if (asking) return;
+  asking = true;
+  let answer = null;
+  try {
+    answer = await ask();
+    lostSince = null;
+  } catch (error) {
+    lostSince ??= { when: new Date().toLocaleTimeString("en-GB"), why: reason(error) };
+  }
+  // Another version, or other labels: the page is to be one of that kind
+  if (answer && (answer.version !== version || answer.labels.join(" ") !== labelNames)) return location.reload();
+  asking = false;
+  if (answer) show(answer);
+  showState();
+  plan(last && !last.sums.rates && !lostSince ? FIRST_MS : REFRESH_MS);
 }
 
 function plan(milliseconds) {
