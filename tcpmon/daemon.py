@@ -20,12 +20,13 @@ from tcpmon.events.tally import Tally
 from tcpmon.kernel import control, source
 from tcpmon.kernel.load import Loaded, Loader
 from tcpmon.metrics import selfmetrics, snapshot
+from tcpmon.metrics.overview import Observer
 from tcpmon.metrics.scrape import Scraper, Status, bounds
 from tcpmon.service import store
 from tcpmon.service.heartbeat import Pulse, scrape_works
 from tcpmon.service.inheritance import Inheritance
 from tcpmon.service.manager import SIGNALS, Manager
-from tcpmon.web.landing import landing_page
+from tcpmon.web.landing import Landing
 from tcpmon.web.server import Response, Route, Server, listen_all, name_of
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class Daemon:
         self._status = Status(config, reload_ok=True, reload_timestamp=time.time())
         self._journal = Journal(loaded.tables["events"], Tally(loaded.tables["journal_tally"]))
         self._scraper = Scraper(loaded, config, self._journal)
+        observer = Observer(loaded, self._journal)
+        self._landing = Landing(lambda: observer.look(self._status))
         self._own_scrapes = 0
 
     def serve(self, sockets: Sequence[socket.socket]) -> None:
@@ -113,7 +116,8 @@ class Daemon:
             "/metrics": self._metrics,
             "/-/healthy": lambda _headers: Response(200, _TEXT, [b"tcpmon is healthy\n"]),
             "/-/ready": lambda _headers: Response(200, _TEXT, [b"tcpmon is ready\n"]),
-            "/": landing_page,
+            "/": self._landing.page,
+            "/status.json": self._landing.status,
         }
 
     def _metrics(self, headers: Mapping[str, str]) -> Response:

@@ -8,7 +8,6 @@ parse both with its parsers, and demand equality.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -17,7 +16,8 @@ from prometheus_client.utils import floatToGoString
 
 from tcpmon.kernel.load import Layout
 from tcpmon.metrics.families import CLIENT, FAMILIES, SERVER, Family, Field, Histogram, Part, Sample
-from tcpmon.metrics.snapshot import WORD, Numbers
+from tcpmon.metrics.numbers import difference, number, slots
+from tcpmon.metrics.snapshot import Numbers
 
 _NS = 1e9
 _PIECE_ROWS = 256
@@ -25,7 +25,6 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _OWN = "\0"  # in a template: where the label set's own labels go; no text from outside has it
 Rows = Sequence[tuple[tuple[str, ...], Numbers]]
 Values = Callable[[Numbers], tuple[object, ...]]
-Number = Callable[[Numbers], int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Exposition:
     def __init__(self, layout: Layout, bounds: Mapping[str, Sequence[float]]) -> None:
         self._layout = layout
         self._bounds = bounds
-        self._uses = {CLIENT: self._number(Field("attempts")), SERVER: self._number(Field("accepts"))}
+        self._uses = {CLIENT: number(layout, Field("attempts")), SERVER: number(layout, Field("accepts"))}
         # With labels and without any: braces and commas differ
         self._blocks = {labelled: self._all_blocks(labelled) for labelled in (True, False)}
 
@@ -76,47 +75,29 @@ class Exposition:
 
     def _samples(self, name: str, side: str, samples: Sequence[Sample], labelled: bool) -> Block:
         lines = [f"{name}{_braces(sample.labels, labelled)} %d\n" for sample in samples]
-        numbers = [self._difference(sample) for sample in samples]
+        numbers = [difference(self._layout, sample) for sample in samples]
         if len(numbers) == 1:
             (only,) = numbers
             return Block(side, lines[0], lambda row: (only(row),))
-        return Block(side, "".join(lines), lambda row: tuple([number(row) for number in numbers]))
+        return Block(side, "".join(lines), lambda row: tuple([each(row) for each in numbers]))
 
     def _histogram(self, family: Histogram, labelled: bool) -> list[Block]:
         bounds = [*map(floatToGoString, self._bounds[family.bounds]), "+Inf"]
         return [self._buckets(family.name, part, bounds, labelled) for part in family.parts]
 
     def _buckets(self, name: str, part: Part, bounds: Sequence[str], labelled: bool) -> Block:
-        slots, sum_ns = self._unpacker(Field(part.slots)), self._number(part.sum_ns)
+        counts, sum_ns = slots(self._layout, Field(part.slots)), number(self._layout, part.sum_ns)
         lines = [f"{name}_bucket{_braces((*part.labels, ('le', bound)), labelled)} %d\n" for bound in bounds]
         braces = _braces(part.labels, labelled)
         lines += [f"{name}_count{braces} %d\n", f"{name}_sum{braces} %r\n"]
 
         def values(row: Numbers) -> tuple[object, ...]:
-            buckets = tuple(accumulate(slots(row)))
+            buckets = tuple(accumulate(counts(row)))
             if not (total := buckets[-1]):
                 return ()  # a histogram without a sample says nothing
             return *buckets, total, sum_ns(row) / _NS
 
         return Block(part.side, "".join(lines), values)
-
-    def _unpacker(self, field: Field) -> Callable[[Numbers], tuple[int, ...]]:
-        offset, size = self._layout.fields[field.name]
-        if field.slot is not None:
-            offset, size = offset + field.slot * WORD, WORD
-        unpack = struct.Struct(f"={size // WORD}Q").unpack_from
-        return lambda row: unpack(row, offset)
-
-    def _number(self, field: Field) -> Number:
-        unpack = self._unpacker(field)
-        return lambda row: sum(unpack(row))
-
-    def _difference(self, sample: Sample) -> Number:
-        plus = self._number(sample.plus)
-        if sample.minus is None:
-            return plus
-        minus = self._number(sample.minus)
-        return lambda row: plus(row) - minus(row)
 
 
 def _lines(block: Block, rows: Sequence[tuple[str, Numbers]]) -> bytes:

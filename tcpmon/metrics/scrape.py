@@ -56,7 +56,7 @@ class Scraper:
         rows = snapshot.merge(found, labels)
         yield from self._exposition.render(rows, labels, "openmetrics" in content_type)
         state = selfmetrics.State(
-            series=sum(of.comm != snapshot.OTHER or of.netns != snapshot.OTHER for of, _numbers in found),
+            series=snapshot.named(found),
             series_limit=status.config.metrics.max_series,
             tracked_limit=status.config.connections.max_tracked,
             journal=self._journal,

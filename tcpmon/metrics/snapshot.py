@@ -85,6 +85,11 @@ def merge(found: Iterable[Row], labels: Sequence[str]) -> list[tuple[tuple[str, 
     return sorted(merged.items(), key=lambda item: item[0])
 
 
+def named(found: Iterable[Row]) -> int:
+    """How many label sets there are, _other not among them."""
+    return sum(of.comm != OTHER or of.netns != OTHER for of, _numbers in found)
+
+
 def _add(a: int, b: int) -> int:
     return (a + b) & 0xFFFFFFFFFFFFFFFF
 

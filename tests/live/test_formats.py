@@ -151,7 +151,7 @@ def test_no_gzip_if_not_wanted(busy: Daemon, encoding: str) -> None:
     assert b"tcpmon_build_info" in answer.body
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/", "/-/healthy", "/-/ready"])
+@pytest.mark.parametrize("path", ["/metrics", "/", "/status.json", "/-/healthy", "/-/ready"])
 def test_head(daemon: Daemon, path: str) -> None:
     """As GET, without a body."""
     head, get = Answer(daemon, "HEAD", path), Answer(daemon, "GET", path)

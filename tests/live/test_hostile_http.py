@@ -170,7 +170,7 @@ def test_a_client_that_sends_byte_by_byte(daemon: Daemon) -> None:
         assert slow.recv(15) == b"HTTP/1.1 200 OK"
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/status.json", "/metrics", "/-/healthy", "/nowhere"])
 def test_clients_that_hang_up(daemon: Daemon, path: str) -> None:
     """At once after the request, with a reset, before anything is read."""
     for _ in range(53):

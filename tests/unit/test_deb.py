@@ -16,6 +16,7 @@ from tcpmon import __version__
 ROOT = Path(__file__).parents[2]
 MODULES = Path("usr/lib/python3/dist-packages")
 CONFIG = "etc/tcpmon/tcpmon.yaml"
+SHIPPED = (".py", ".c", ".h", ".html", ".css", ".js")
 DEPENDENCIES = {
     "libbpf1 | libbpf0",
     "procps",
@@ -63,9 +64,7 @@ def test_what_it_is_and_needs(package: Path) -> None:
 
 def test_the_module_is_whole(unpacked: Path) -> None:
     ours = {path.relative_to(ROOT) for path in (ROOT / "tcpmon").rglob("*") if path.is_file()}
-    needed = {
-        str(path) for path in ours if path.suffix in (".py", ".c", ".h") and "__pycache__" not in path.parts
-    }
+    needed = {str(path) for path in ours if path.suffix in SHIPPED and "__pycache__" not in path.parts}
     packed = {
         str(path.relative_to(unpacked / MODULES))
         for path in (unpacked / MODULES).rglob("*")

@@ -107,6 +107,8 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
     assert sorted(told) == sorted(f"{destination}/{path}" for path in expected)
     assert all(os.path.lexists(path) for path in told)
     assert (destination / CONFIG).read_bytes() == (ROOT / "config" / "tcpmon.yaml").read_bytes()
+    packed = {path.name for path in (destination / "usr/local/lib/tcpmon").rglob("tcpmon/web/page/*")}
+    assert packed == {path.name for path in (ROOT / "tcpmon/web/page").iterdir()}
 
 
 def test_paths_are_those_of_the_prefix_and_none_is_the_builders(fresh: tuple[Path, str]) -> None:
