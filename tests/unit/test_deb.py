@@ -19,6 +19,7 @@ CONFIG = "etc/tcpmon/tcpmon.yaml"
 DEPENDENCIES = {
     "libbpf1 | libbpf0",
     "procps",
+    "python3-bcrypt",
     "python3-bpfcc",
     "python3-dnspython",
     "python3-prometheus-client",
