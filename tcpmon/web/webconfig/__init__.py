@@ -20,7 +20,7 @@ __all__ = ["WebConfig", "load"]
 @dataclass(frozen=True)
 class WebConfig:
     """A file's settings, ready for use. `seen` is what its files looked like at `seen_at` (time.time). `path`
-    is None where nothing is configured."""
+    is None where nothing is configured; `contents` is equal where all files are."""
 
     path: str | None = None
     tls: Tls | None = None
@@ -29,6 +29,7 @@ class WebConfig:
     rate: tuple[float, int] = (0.0, 0)
     seen: Mapping[str, Stamp] = field(default_factory=dict)
     seen_at: float = 0.0
+    contents: bytes = b""
 
     def demands(self) -> frozenset[str]:
         """What clients must speak, show or know, in words."""
@@ -50,4 +51,6 @@ def load(path: str | None, files: Files | None = None) -> WebConfig:
         tls = Tls(settings.tls)
     if settings.users:
         from tcpmon.web.webconfig import auth  # noqa: F401  # the same; here, where a lack of it is told in time
-    return WebConfig(path, tls, settings.users, settings.headers, settings.rate, files.seen, seen_at)
+    return WebConfig(
+        path, tls, settings.users, settings.headers, settings.rate, files.seen, seen_at, files.contents
+    )

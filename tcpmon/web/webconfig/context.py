@@ -32,7 +32,7 @@ def context_of(settings: TlsSettings) -> ssl.SSLContext:
         context.maximum_version = _VERSIONS[settings.max_version]
     _set_ciphers(context, settings)
     _set_curve(context, settings)
-    # Each connection shows its certificate anew
+    # No state for what a client may or may not do
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])

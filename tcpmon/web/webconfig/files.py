@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import stat
@@ -19,10 +20,16 @@ Stamp = tuple[int, ...]
 
 
 class Files:
-    """Reads files, and keeps what each looked like just before, in `seen`, by path."""
+    """Reads files, and keeps what each looked like just before, in `seen`, by path. `contents` is equal where
+    the same was read."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Stamp] = {}
+        self._contents = hashlib.sha256()
+
+    @property
+    def contents(self) -> bytes:
+        return self._contents.digest()
 
     def read(self, path: str, named_by: Node | None = None) -> bytes:
         """The contents. Raises ConfigError, at the place of the value that names the file if there is one."""
@@ -30,12 +37,12 @@ class Files:
         try:
             data = _contents(path)
         except PermissionError:
-            user = _user()
-            problem = f"cannot be read by the user {user}: permission denied; give it to that user's group"
+            problem = f'cannot be read by the user {_user()}; see "The key" in docs/web-config.md'
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
             problem = str(error.strerror if isinstance(error, OSError) else error).lower()
         else:
             if len(data) <= MAX_FILE_BYTES:
+                self._contents.update(hashlib.sha256(data).digest())
                 return data
             problem = f"is larger than {MAX_FILE_BYTES >> 20} MiB"
         if named_by:

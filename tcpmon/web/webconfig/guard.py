@@ -100,12 +100,12 @@ class Guard:
             problem = _less(self._config, config)
         except ConfigError as error:
             problem = "; ".join(error.message.splitlines())
+        self._seen, self._seen_at = files.seen, begun_at
         if problem:
             log.error("%s; the web configuration in force is unchanged", problem)
-            self._seen, self._seen_at = files.seen, begun_at
-        else:
+        elif config.contents != self._config.contents:
             self._put(config)
-            log.info("%s changed, and is in force", config.path)
+            log.info("the web configuration %s, or a certificate, changed, and is in force", config.path)
 
     def _put(self, config: WebConfig) -> None:
         if config.rate != self._bucket.limits:

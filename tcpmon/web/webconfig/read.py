@@ -62,7 +62,7 @@ def _header(name: str) -> Parse:
             raise node.bad(f"expected up to {MAX_HEADER_CHARACTERS} printable ASCII characters in one line")
         allowed = HEADERS[name]
         if allowed and node.text and node.text not in allowed:
-            raise node.expected(f"one of {', '.join(allowed)}")
+            raise node.expected(" or ".join(allowed))
         return node.text
 
     return parse
@@ -90,7 +90,7 @@ def _hash(node: Node) -> bytes:
         problem = "is not a bcrypt hash ($2y$, $2b$ or $2a$); make one with: htpasswd -nBC 10 NAME"
         raise ConfigError([node.fault(problem)])
     if int(match[2]) > MAX_COST:
-        raise ConfigError([node.fault(f"a cost of {match[2]} takes minutes for each login; use 10 to 14")])
+        raise ConfigError([node.fault(f"a cost of {match[2]} takes too long for each login; use 10 to 14")])
     # Of the salt's last digit two bits count; others must be 0 for bcrypt, and are not with some tools
     last = _HASH_DIGITS[_HASH_DIGITS.index(match[3]) & 0x30]
     return (match[1] + last + match[4]).encode()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tcpmon.config.kinds import FLAG
-from tcpmon.config.yamlmap import Node, collect
+from tcpmon.config.yamlmap import MAX_SHOWN, Node, collect
 from tcpmon.errors import Fault
 from tcpmon.web.webconfig.files import Files
 from tcpmon.web.webconfig.names import CIPHERS, CLIENT_AUTH, CURVES, UNVERIFIED, VERSIONS
@@ -49,6 +50,14 @@ def _client_auth(node: Node) -> str:
     return name and str(one_of(*CLIENT_AUTH)(node))
 
 
+def _cipher(node: Node) -> str:
+    name = text(node)
+    if name not in CIPHERS:
+        near = difflib.get_close_matches(name[:MAX_SHOWN], CIPHERS, n=1)
+        raise node.bad("unknown cipher" + (f'; did you mean "{near[0]}"?' if near else ""))
+    return name
+
+
 _TLS_KEYS: Mapping[str, Parse] = {
     "cert": pem,
     "key": pem,
@@ -60,7 +69,7 @@ _TLS_KEYS: Mapping[str, Parse] = {
     "client_allowed_sans": list_of(text),
     "min_version": one_of(*VERSIONS),
     "max_version": one_of(*VERSIONS),
-    "cipher_suites": list_of(one_of(*CIPHERS)),
+    "cipher_suites": list_of(_cipher),
     "prefer_server_cipher_suites": kind(FLAG.parse),
     "curve_preferences": list_of(one_of(*CURVES)),
 }

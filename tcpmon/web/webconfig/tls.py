@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tcpmon.web.connections import Connection, Connections, Phase
 from tcpmon.web.webconfig.context import context_of
 from tcpmon.web.webconfig.readtls import TlsSettings
-from tcpmon.web.wire import WRITE_TIMEOUT_SECONDS, Channel, Hangup, say_goodbye, send_all
+from tcpmon.web.wire import LINGER_SECONDS, WRITE_TIMEOUT_SECONDS, Channel, Hangup, say_goodbye, send_all
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -30,6 +30,8 @@ HANDSHAKE_SECONDS = 10.0
 # certificates that OpenSSL takes, and a quarter more.
 MAX_SILENT_BYTES = 128 * 1024
 _PIECE_BYTES = 16 * 1024
+# OpenSSL keeps those of TLS 1.2, 20,000 for two hours, a dozen KB each, and Python cannot tell it not to.
+MAX_SESSIONS = 64
 # As Go's servers answer whoever does not speak TLS.
 _NOT_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
@@ -39,6 +41,7 @@ class Tls:
     constructor raises ConfigError."""
 
     def __init__(self, settings: TlsSettings) -> None:
+        self._settings = settings
         self._sans = settings.sans
         self._context = context_of(settings)
         ca = hashlib.sha256(settings.client_ca.data).digest() if settings.client_ca else None
@@ -67,6 +70,9 @@ class Tls:
         return channel
 
     def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        """The server's end of a new connection."""
+        if self._context.session_stats()["number"] >= MAX_SESSIONS:
+            self._context = context_of(self._settings)
         return self._context.wrap_bio(incoming, outgoing, server_side=True)
 
 
@@ -102,17 +108,18 @@ class _TlsChannel(Channel):
         self._flush(WRITE_TIMEOUT_SECONDS)
 
     def say_goodbye(self) -> None:
-        with contextlib.suppress(OSError, Hangup):
-            with contextlib.suppress(ssl.SSLError):  # it need not say the same before we leave
-                self._object.unwrap()
-            self._flush(WRITE_TIMEOUT_SECONDS)
-        super().say_goodbye()
+        self._connections.enter(self.connection, Phase.LEAVING)
+        with contextlib.suppress(ssl.SSLError):  # it need not say the same before we leave
+            self._object.unwrap()
+        with contextlib.suppress(OSError):
+            self._flush(LINGER_SECONDS)
+        say_goodbye(self.connection.sock)
 
     def refuse(self, answer: bytes) -> None:
         """After a handshake that failed: `answer` in plain. (TLS's own alert has been sent.)"""
-        with contextlib.suppress(OSError):
-            send_all(self.connection.sock, answer, WRITE_TIMEOUT_SECONDS)
         self._connections.enter(self.connection, Phase.LEAVING)
+        with contextlib.suppress(OSError):
+            send_all(self.connection.sock, answer, LINGER_SECONDS)
         say_goodbye(self.connection.sock)
 
     def _pump(self, step: Callable[[], T], deadline: float) -> T:
