@@ -18,7 +18,7 @@ from webpki import Pki
 from tcpmon.config import load as load_config
 from tcpmon.errors import ConfigError
 from tcpmon.web import webconfig
-from tcpmon.web.webconfig import WebConfig, read
+from tcpmon.web.webconfig import WebConfig, read, readtls
 from tcpmon.web.webconfig.files import Files
 from tcpmon.web.webconfig.names import CIPHERS, CLIENT_AUTH, CURVES, HEADERS
 from tcpmon.web.webconfig.readtls import TlsSettings
@@ -199,6 +199,25 @@ def test_a_salt_with_odd_last_bits(folder: Path) -> None:
     """Some tools leave bits there that do not count, and that the library refuses."""
     odd = HASH[:28] + chr(ord(HASH[28]) + 1) + HASH[29:]
     assert load(folder, f"basic_auth_users: {{a: {odd}}}").users[b"a"] == HASH.encode()
+
+
+def test_the_shipped_example_has_every_key(folder: Path) -> None:
+    for name, ours in (("web.crt", "server.crt"), ("web.key", "server.key"), ("clients.crt", "ca.pem")):
+        shutil.copy(folder / ours, folder / name)
+    text = (ROOT / "config/web.example.yml").read_text()
+    assert load(folder, text).demands() == {
+        "TLS",
+        "a password",
+        "a client certificate",
+        "client_allowed_sans",
+    }
+    found = yaml.safe_load(text)
+    in_files = {"cert", "key", "client_ca"}
+    assert set(found["tls_server_config"]) == set(readtls._TLS_KEYS) - in_files
+    assert set(found["http_server_config"]) == set(read._HTTP_KEYS)
+    assert set(found["http_server_config"]["headers"]) == set(HEADERS)
+    assert set(found["rate_limit"]) == set(read._RATE_KEYS)
+    assert set(found) == set(read._SECTIONS)
 
 
 # --- what is refused: the line and column, and the words
