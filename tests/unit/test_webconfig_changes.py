@@ -236,6 +236,16 @@ def test_a_connection_ends_with_its_reply_after_a_renewal(tmp_path: Path) -> Non
         assert b"Connection: close" in reply
 
 
+def test_a_reload_that_finds_nothing_new(tmp_path: Path) -> None:
+    contents = {"tls_server_config": PAIR, "rate_limit": {"interval": "1h", "burst": 3}}
+    with website(tmp_path, contents) as site, site.dial_tls(GET) as kept:
+        for _ in range(2):
+            assert b"Connection: close" not in read_reply(kept)
+            site.reload(contents)
+            kept.sendall(GET)
+        assert b"200 OK" in read_reply(kept)
+
+
 def test_a_connection_is_not_answered_where_its_client_might_not_be_let_in(tmp_path: Path) -> None:
     with website(tmp_path, {"tls_server_config": PAIR}) as site, site.dial_tls(GET) as kept:
         read_reply(kept)

@@ -108,10 +108,12 @@ class Guard:
             log.info("the web configuration %s, or a certificate, changed, and is in force", config.path)
 
     def _put(self, config: WebConfig) -> None:
+        self._seen, self._seen_at = config.seen, config.seen_at
+        if (config.path, config.contents) == (self._config.path, self._config.contents):
+            return  # connections go on
         if config.rate != self._bucket.limits:
             self._bucket = Bucket(*config.rate)
         self._config = config
-        self._seen, self._seen_at = config.seen, config.seen_at
 
 
 def _less(old: WebConfig, new: WebConfig) -> str:
