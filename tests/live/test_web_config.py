@@ -23,8 +23,10 @@ from webpki import Pki, curl, hashed, write_yaml
 StartDaemon = Callable[..., Daemon]
 PAIR = {"cert_file": "server.crt", "key_file": "server.key"}
 DEMANDING = {**PAIR, "client_auth_type": "RequireAndVerifyClientCert", "client_ca_file": "ca.pem"}
-FIRST = {"tls_server_config": DEMANDING, "basic_auth_users": {"alice": hashed("one", 10)}}
-SECOND = {"tls_server_config": DEMANDING, "basic_auth_users": {"alice": hashed("two", 10)}}
+FIRST = {"tls_server_config": DEMANDING, "basic_auth_users": {"alice": hashed("one", 6)}}
+SECOND = {"tls_server_config": DEMANDING, "basic_auth_users": {"alice": hashed("two", 6)}}
+# Prometheus has been ready, and has asked
+SCRAPED_S = 30.0
 
 
 @pytest.fixture
@@ -89,23 +91,23 @@ def test_prometheus_through_reloads(start_daemon: StartDaemon, folder: Path, tmp
             health = {job: found[0] for job, found in prometheus.targets().items()}
             assert health == {job: "up" if job == password else "down" for job in jobs}
 
-        eventually(lambda: only("one"))
+        eventually(lambda: only("one"), SCRAPED_S)
         assert "401" in prometheus.targets()["two"][1]
         build = 'tcpmon_build_info{job="one"}'
 
         def stored() -> None:
             assert prometheus.value(build) == 1
 
-        eventually(stored)
+        eventually(stored, SCRAPED_S)
         write_yaml(folder / "web.yml", {**SECOND, "zzz": 1})
         reload(daemon, "the configuration in force is unchanged")
         assert "web.yml:1:" in daemon.stderr()
         only("one")
         write_yaml(folder / "web.yml", SECOND)
         reload(daemon, "configuration reloaded")
-        eventually(lambda: only("two"))
+        eventually(lambda: only("two"), SCRAPED_S)
         write_yaml(folder / "web.yml", FIRST)
-        eventually(lambda: only("one"))
+        eventually(lambda: only("one"), SCRAPED_S)
     assert "Traceback" not in daemon.stderr()
 
 

@@ -16,12 +16,12 @@ from webpki import DEADLINE_SECONDS, write_yaml
 
 
 class Scraper:
-    """A running Prometheus that scrapes each job once a second."""
+    """A running Prometheus that scrapes each job every other second."""
 
     def __init__(self, folder: Path, jobs: Mapping[str, Mapping[str, Any]]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._address = f"127.0.0.1:{probe.getsockname()[1]}"
-        often = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+        often = {"scrape_interval": "2s", "scrape_timeout": "2s"}
         scrapes = [{"job_name": name, **often, **job} for name, job in jobs.items()]
         write_yaml(folder / "prometheus.yml", {"scrape_configs": scrapes})
         self._log = folder / "prometheus.log"

@@ -30,7 +30,7 @@ def job(site: Website, client: str = "client", **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Website]:
-    contents = {"tls_server_config": DEMANDING, "basic_auth_users": {"alice": hashed("one", 10)}}
+    contents = {"tls_server_config": DEMANDING, "basic_auth_users": {"alice": hashed("one", 6)}}
     with website(tmp_path, contents) as running:
         yield running
 
@@ -93,7 +93,7 @@ def test_no_scrape_fails_while_certificates_and_passwords_change(site: Website, 
     with scraper(tmp_path, {"good": job(site)}) as prometheus:
         assert eventually(lambda: prometheus.targets().get("good") == ("up", ""))
         scrapes = 'count_over_time(up{job="good"}[5m])'
-        users = {"alice": hashed("one", 10)}
+        users = {"alice": hashed("one", 6)}
         for change in range(3):
             site.pki.issue("server", "localhost")
             settings = {**DEMANDING, "min_version": "TLS13"} if change % 2 else DEMANDING
