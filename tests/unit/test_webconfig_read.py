@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import ssl
@@ -10,7 +11,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from webpki import Pki
@@ -18,7 +21,7 @@ from webpki import Pki
 from tcpmon.config import load as load_config
 from tcpmon.errors import ConfigError
 from tcpmon.web import webconfig
-from tcpmon.web.webconfig import WebConfig, read, readtls
+from tcpmon.web.webconfig import WebConfig, read, readtls, schema
 from tcpmon.web.webconfig.files import Files
 from tcpmon.web.webconfig.names import CIPHERS, CLIENT_AUTH, CURVES, HEADERS
 from tcpmon.web.webconfig.readtls import TlsSettings
@@ -27,6 +30,17 @@ ROOT = Path(__file__).parents[2]
 # From the toolkit's documentation: htpasswd made it
 HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
 PAIR = "cert_file: server.crt, key_file: server.key"
+
+
+def golden() -> Iterator[tuple[str, str]]:
+    """A case is lines of YAML, then, indented, those of the complaint."""
+    for case in (ROOT / "tests/golden/web_config_faults.txt").read_text().split("\n\n"):
+        lines = case.splitlines()
+        told = [line[4:] for line in lines if line.startswith("    ")]
+        yield "\n".join(lines[: -len(told)]), "\n".join(told)
+
+
+CASES = list(golden())
 
 
 @pytest.fixture(scope="module")
@@ -220,18 +234,47 @@ def test_the_shipped_example_has_every_key(folder: Path) -> None:
     assert set(found) == set(read._SECTIONS)
 
 
+# --- the schema
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.Draft202012Validator:
+    text = (ROOT / "config/web.schema.json").read_text()
+    assert text == schema.text(), "out of step: python -m tcpmon.web.webconfig.schema"
+    found = jsonschema.Draft202012Validator(json.loads(text))
+    found.check_schema(found.schema)
+    return found
+
+
+def test_the_schema_takes_the_example(validator: jsonschema.Draft202012Validator) -> None:
+    validator.validate(yaml.safe_load((ROOT / "config/web.example.yml").read_text()))
+    validator.validate({})
+    validator.validate({"rate_limit": {"interval": 0}, "tls_server_config": None})
+
+
+def test_the_schema_has_the_readers_keys(validator: jsonschema.Draft202012Validator) -> None:
+    sections: Any = validator.schema["properties"]  # type: ignore[index]
+    assert set(sections) == set(read._SECTIONS)
+    for name, keys in (
+        ("tls_server_config", readtls._TLS_KEYS),
+        ("http_server_config", read._HTTP_KEYS),
+        ("rate_limit", read._RATE_KEYS),
+    ):
+        assert set(sections[name]["properties"]) == set(keys)
+
+
+# What a schema cannot know: what is in files, what goes together, how large a quantity with a unit is
+BEYOND = ("holds no", "no such", "is a directory", "larger", "not the key", "encrypted", "OpenSSL refuses")
+BEYOND += ("give ", "needs", "nobody", "left", "999999999h", "duplicate", "not YAML", "document", "aliases")
+WITHIN = [text for text, said in CASES if not any(word in said for word in BEYOND) and "[a]: " not in text]
+
+
+@pytest.mark.parametrize("text", WITHIN)
+def test_the_schema_refuses_what_is_refused(validator: jsonschema.Draft202012Validator, text: str) -> None:
+    assert not validator.is_valid(yaml.safe_load(text))
+
+
 # --- what is refused: the line and column, and the words
-
-
-def golden() -> Iterator[tuple[str, str]]:
-    """A case is lines of YAML, then, indented, those of the complaint."""
-    for case in (ROOT / "tests/golden/web_config_faults.txt").read_text().split("\n\n"):
-        lines = case.splitlines()
-        told = [line[4:] for line in lines if line.startswith("    ")]
-        yield "\n".join(lines[: -len(told)]), "\n".join(told)
-
-
-CASES = list(golden())
 
 
 @pytest.mark.parametrize("text, said", CASES, ids=[text for text, _ in CASES])

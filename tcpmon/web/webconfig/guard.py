@@ -41,10 +41,11 @@ class Guard:
 
     def __init__(self, config: WebConfig | None = None) -> None:
         self._reading = threading.Lock()
-        self._config = config or WebConfig()
+        self._config = WebConfig()
         self._seen, self._seen_at = self._config.seen, self._config.seen_at
-        self._bucket = Bucket(*self._config.rate)
+        self._bucket = Bucket()
         self._passwords: Passwords | None = None
+        self._put(config or self._config)
 
     @property
     def scheme(self) -> str:
@@ -70,18 +71,15 @@ class Guard:
         if not self._bucket.take():
             return Verdict(HTTPStatus.TOO_MANY_REQUESTS, last=last)
         try:
-            if not config.users or self._knows(config, authorization, channel.connection.peer):
+            if not config.users or self._knows(config.users, authorization, channel.connection.peer):
                 return Verdict(headers=config.headers, last=last)
         except Crowded:
             return Verdict(HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "1"}, config.headers, last)
         return Verdict(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Basic"}, config.headers, last)
 
-    def _knows(self, config: WebConfig, authorization: str, peer: str) -> bool:
-        if self._passwords is None:
-            from tcpmon.web.webconfig.auth import Passwords
-
-            self._passwords = Passwords()
-        return self._passwords.check(config.users, authorization, peer.partition(" ")[0])
+    def _knows(self, users: Mapping[bytes, bytes], authorization: str, peer: str) -> bool:
+        assert self._passwords  # there are users, so there are passwords
+        return self._passwords.check(users, authorization, peer.partition(" ")[0])
 
     def _now(self) -> WebConfig:
         """What is in force, after a look at its files; while another thread reads them, what was."""
@@ -113,6 +111,10 @@ class Guard:
             return  # connections go on
         if config.rate != self._bucket.limits:
             self._bucket = Bucket(*config.rate)
+        if config.users and not self._passwords:
+            from tcpmon.web.webconfig.auth import Passwords  # only where it is used: memory
+
+            self._passwords = Passwords()
         self._config = config
 
 
