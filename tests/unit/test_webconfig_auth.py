@@ -11,6 +11,7 @@ from pathlib import Path
 
 import bcrypt
 import pytest
+from needs import needs
 from webpki import DEADLINE_SECONDS, hashed
 from websites import Website, eventually, website
 
@@ -18,6 +19,8 @@ from tcpmon.web.webconfig import auth, turns
 from tcpmon.web.webconfig.auth import Passwords, credentials, nobodys
 from tcpmon.web.webconfig.limit import Bucket
 from tcpmon.web.webconfig.turns import Crowded, Turns
+
+pytestmark = needs("curl")
 
 # 73 bytes of one letter: bcrypt looks at 72
 LONG = "ü" + "x" * 71

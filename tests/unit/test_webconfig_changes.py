@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import needs
 from webpki import Pki, hashed
 from websites import AS_CLIENT, DEMANDING, PAIR, Website, drain, eventually, website
 
 from tcpmon.web.webconfig import files
+
+pytestmark = needs("curl")
 
 GET = b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n"
 ALICE = {"tls_server_config": PAIR, "basic_auth_users": {"alice": hashed("one")}}

@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from needs import needs
 from webpki import Pki
 
 from tcpmon.config import load as load_config
@@ -25,6 +26,8 @@ from tcpmon.web.webconfig import WebConfig, read, readtls, schema
 from tcpmon.web.webconfig.files import Files
 from tcpmon.web.webconfig.names import CIPHERS, CLIENT_AUTH, CURVES, HEADERS
 from tcpmon.web.webconfig.readtls import TlsSettings
+
+pytestmark = needs("openssl")
 
 ROOT = Path(__file__).parents[2]
 # From the toolkit's documentation: htpasswd made it

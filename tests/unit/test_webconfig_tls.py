@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from needs import needs
 from webpki import DEADLINE_SECONDS, YESTERDAY, Pki
 from websites import AS_CLIENT, DEMANDING, PAIR, TEXT, Website, drain, eventually, website
 
 from tcpmon.web import connections
 from tcpmon.web.webconfig import tls
+
+pytestmark = needs("curl")
 
 GET = b"GET /%s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 # curl's exit statuses

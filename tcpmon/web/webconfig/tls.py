@@ -163,5 +163,8 @@ def _name(kind: str, name: str) -> str:
     """Python writes IPv6 addresses in full; Go in short, and mapped ones as IPv4."""
     if kind != "IP Address":
         return name
-    address = ipaddress.ip_address(name.strip())
+    try:
+        address = ipaddress.ip_address(name.strip())
+    except ValueError:  # of neither length
+        return name
     return str(getattr(address, "ipv4_mapped", None) or address)
