@@ -37,7 +37,7 @@ PAIR = "cert_file: server.crt, key_file: server.key"
 
 def golden() -> Iterator[tuple[str, str]]:
     """A case is lines of YAML, then, indented, those of the complaint."""
-    for case in (ROOT / "tests/golden/web_config_faults.txt").read_text().split("\n\n"):
+    for case in (Path(__file__).with_name("webconfig_faults.txt")).read_text().split("\n\n"):
         lines = case.splitlines()
         told = [line[4:] for line in lines if line.startswith("    ")]
         yield "\n".join(lines[: -len(told)]), "\n".join(told)
@@ -287,7 +287,7 @@ def test_refused(folder: Path, text: str, said: str) -> None:
 
 def test_each_key_has_a_case() -> None:
     """So that a new key brings its fault along."""
-    told = (ROOT / "tests/golden/web_config_faults.txt").read_text()
+    told = (Path(__file__).with_name("webconfig_faults.txt")).read_text()
     sections = ("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit")
     assert all(f"\n{section}: " in told for section in sections)
     assert len(CASES) > 70
