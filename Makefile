@@ -31,6 +31,7 @@ bench: $(VENV)/dev
 
 docs: $(VENV)/dev
 	$(BIN)/python -m tcpmon.config.doc
+	$(BIN)/python -m tcpmon.web.webconfig.schema
 	$(BIN)/python -m tcpmon.metrics.doc
 	$(BIN)/python docs/man/write.py
 	$(BIN)/python deploy/completions/write.py

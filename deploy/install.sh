@@ -98,7 +98,7 @@ put_files() {
 	done
 	put "$source/deploy/completions/bash/tcpmon" "$PREFIX/share/bash-completion/completions/tcpmon"
 	put "$source/deploy/completions/zsh/_tcpmon" "$PREFIX/share/zsh/site-functions/_tcpmon"
-	for example in "$source"/deploy/systemd/examples/*.conf; do
+	for example in "$source"/config/web.example.yml "$source"/deploy/systemd/examples/*.conf; do
 		put "$example" "$PREFIX/share/doc/tcpmon/examples/$(basename "$example")"
 	done
 	for dashboard in "$source"/grafana/dashboards/*.json; do

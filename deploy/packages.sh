@@ -6,8 +6,9 @@ set -eu
 
 run='python3 python3-venv python3-bpfcc python3-systemd libbpf1 procps'
 deb='dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools lintian'
-test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl gcc libc6-dev prometheus clang-format
-	shellcheck mandoc zsh bash-completion systemd systemd-journal-remote chromium chromium-driver'
+test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl openssl gcc libc6-dev prometheus
+	clang-format shellcheck mandoc zsh bash-completion systemd systemd-journal-remote chromium
+	chromium-driver'
 vm='qemu-system-x86 mmdebstrap e2fsprogs busybox-static kmod'
 
 case ${1:-run} in

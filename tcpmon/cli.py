@@ -130,9 +130,10 @@ def _run(parsed: argparse.Namespace) -> int:
 
 def _check_config(parsed: argparse.Namespace) -> int:
     from tcpmon import config
+    from tcpmon.web import webconfig
 
     path = _config_path(parsed.config)
-    config.load(path)
+    webconfig.load(config.load(path).web_config)
     print(f"{path or 'built-in defaults'}: valid")
     return 0
 

@@ -26,8 +26,10 @@ from tcpmon.service import store
 from tcpmon.service.heartbeat import Pulse, scrape_works
 from tcpmon.service.inheritance import Inheritance
 from tcpmon.service.manager import SIGNALS, Manager
+from tcpmon.web import webconfig
 from tcpmon.web.landing import Landing
 from tcpmon.web.server import Response, Route, Server, listen_all, name_of
+from tcpmon.web.webconfig.guard import Guard
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ def run(
     manager.status("reading the configuration")
     config = configuration.load(path)
     set_log_level(config)
+    webconfig.load(config.web_config)  # a fault shows before anything is attached
     sockets = handed.sockets or listen_all(config.listen)
     compiled = module(config)
     loaded = store.take_back(manager, handed.kept, compiled, mechanisms)
@@ -51,7 +54,8 @@ def run(
         store.keep(manager, loaded, compiled, mechanisms)
     control.apply(loaded.tables, config, *telling(config))
     privileges.drop(lambda: snapshot.counters(loaded.tables["counters"]))
-    daemon = Daemon(path, config, loaded, manager)
+    guard = Guard(webconfig.load(config.web_config))  # by who reads it from now on
+    daemon = Daemon(path, config, loaded, manager, guard)
     daemon.serve(sockets)
     loaded.close()
 
@@ -86,8 +90,11 @@ def set_log_level(config: Config) -> None:
 class Daemon:
     """The state behind the routes: the configuration in force and how the last reload went."""
 
-    def __init__(self, path: str | None, config: Config, loaded: Loaded, manager: Manager) -> None:
+    def __init__(
+        self, path: str | None, config: Config, loaded: Loaded, manager: Manager, guard: Guard
+    ) -> None:
         self._path = path
+        self._guard = guard
         self._loaded = loaded
         self._manager = manager
         self._status = Status(config, reload_ok=True, reload_timestamp=time.time())
@@ -99,11 +106,11 @@ class Daemon:
 
     def serve(self, sockets: Sequence[socket.socket]) -> None:
         """Answers scrapes on listening sockets, which it owns, until a signal says to end."""
-        server = Server(sockets, self.routes())
+        server = Server(sockets, self.routes(), self._guard)
         server.start()
         self._switch_journal()
         for bound in sockets:
-            log.info("ready, serving http://%s/metrics", name_of(bound))
+            log.info("ready, serving %s://%s/metrics", self._guard.scheme, name_of(bound))
         pulse = Pulse(self._manager, lambda period_s: self._scrapes_work(server, period_s), self._health)
         self._manager.ready()
         self._wait(pulse)
@@ -170,6 +177,7 @@ class Daemon:
             for key in configuration.changed_restart_only(old, new):
                 log.warning("%s cannot change while running: it keeps its value until a restart", key)
             new = configuration.with_restart_only_of(old, new)
+            web = webconfig.load(new.web_config)
             control.apply(self._loaded.tables, new, *telling(new))
         except TcpmonError as error:
             self._status = replace(self._status, reload_ok=False)
@@ -177,6 +185,7 @@ class Daemon:
                 log.error("%s", line)
             return
         set_log_level(new)
+        self._guard.put(web)
         self._status = Status(new, reload_ok=True, reload_timestamp=time.time())
         self._switch_journal()
         log.info("configuration reloaded")

@@ -41,9 +41,6 @@ __all__ = [
 
 DEFAULT_PATH = "/etc/tcpmon/tcpmon.yaml"
 
-# What the file can say and this version cannot do yet: the only value that is accepted.
-UNSUPPORTED_YET: dict[str, object] = {"web_config": None}
-
 
 def load(
     path: str | None,
@@ -60,7 +57,7 @@ def load(
     root = Node("", 0, 0, "", "null") if path is None else yamlmap.read(path)
     found, faults = _settings_under(root, "")
     try:
-        values = collect(lambda node: _value(node, world), found.values(), faults)
+        values = collect(lambda node: SETTINGS[node.key].kind.parse(node, world), found.values(), faults)
     except ConfigError as error:
         raise ConfigError(sorted(error.faults, key=lambda fault: (fault.line, fault.column))) from None
     return _build(path, dict(zip(found, values, strict=True)), world)
@@ -82,13 +79,6 @@ def _settings_under(node: Node, section: str) -> tuple[dict[str, Node], list[Fau
             settings |= deeper
             faults += more
     return settings, faults
-
-
-def _value(node: Node, world: World) -> Any:
-    value = SETTINGS[node.key].kind.parse(node, world)
-    if node.key in UNSUPPORTED_YET and value != UNSUPPORTED_YET[node.key]:
-        raise node.bad("not supported yet in this version")
-    return value
 
 
 def _build(path: str | None, given: dict[str, Any], world: World) -> Config:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tcpmon.config import DEFAULT_PATH, UNSUPPORTED_YET
+from tcpmon.config import DEFAULT_PATH
 from tcpmon.config.kinds import MAX_ITEMS
 from tcpmon.config.settings import SECTIONS, SETTINGS, Section, Setting
 
@@ -115,12 +115,7 @@ def _blocks_of_settings() -> list[str]:
 
 
 def _facts(setting: Setting) -> str:
-    facts = f"- Type: {setting.kind.text}\n- Default: `{setting.default}`\n- Changes: {_changes(setting)}\n"
-    return facts + (f"- {_not_yet(setting)}\n" if setting.key in UNSUPPORTED_YET else "")
-
-
-def _not_yet(setting: Setting) -> str:
-    return f"Not supported yet in this version: anything but `{setting.default}` is a fault."
+    return f"- Type: {setting.kind.text}\n- Default: `{setting.default}`\n- Changes: {_changes(setting)}\n"
 
 
 def _rows() -> list[Section | Setting]:
@@ -161,7 +156,6 @@ def _comments(row: Section | Setting) -> list[str]:
     if isinstance(row, Section):
         return [row.help]
     notes = [row.help, f"Value: {row.kind.text}."]
-    notes += [_not_yet(row)] if row.key in UNSUPPORTED_YET else []
     return notes + (["Changes with a restart only."] if row.restart_only else [])
 
 
@@ -188,8 +182,7 @@ def _mapping(description: str) -> dict[str, Any]:
 
 def _fragment(setting: Setting) -> dict[str, Any]:
     default = yaml.safe_load(setting.default)
-    fragment = {"description": setting.help, "default": default, **setting.kind.schema}
-    return {**fragment, "const": default} if setting.key in UNSUPPORTED_YET else fragment
+    return {"description": setting.help, "default": default, **setting.kind.schema}
 
 
 def outputs() -> dict[str, str]:

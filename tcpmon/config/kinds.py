@@ -184,7 +184,14 @@ def optional_path(node: Node, _: World) -> str | None:
     return None if node.tag == "null" else parse_text(node, "a path or null")
 
 
-PATH = Kind("a path, or null", optional_path, {"type": ["string", "null"], "minLength": 1})
+def _beside(node: Node, world: World) -> str | None:
+    path = optional_path(node, world)
+    return None if path is None else os.path.join(os.path.dirname(node.path), path)
+
+
+FILE = Kind(
+    "a path, relative to this file's folder, or null", _beside, {"type": ["string", "null"], "minLength": 1}
+)
 
 
 def _pinned_map(node: Node, world: World) -> str | None:

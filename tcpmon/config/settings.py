@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tcpmon.config.filters import COMMS, NETNS, PIDS, PORTS, REMOTES, UIDS, Network, Selection
-from tcpmon.config.kinds import FLAG, LISTEN, PATH, PINNED_MAP, Address, Kind, choice, subset, whole
+from tcpmon.config.kinds import FILE, FLAG, LISTEN, PINNED_MAP, Address, Kind, choice, subset, whole
 from tcpmon.config.units import BOUNDS, BUFFER, DURATION
 
 
@@ -145,9 +145,11 @@ SETTINGS = {
         ),
         Setting(
             "web_config",
-            PATH,
+            FILE,
             "null",
-            "A Prometheus exporter-toolkit web-config file, for TLS and basic authentication.",
+            "A web configuration file as Prometheus and its exporters have it (exporter-toolkit), for TLS, "
+            "client certificates and basic authentication: docs/web-config.md. Also read again when it, or "
+            "a certificate, changes.",
         ),
         Setting("filters.pid", PIDS, _NOTHING, "Processes (thread groups)."),
         Setting(

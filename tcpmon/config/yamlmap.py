@@ -18,6 +18,7 @@ from yaml.resolver import Resolver
 
 from tcpmon.errors import ConfigError, Fault
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # The largest sensible file, every filter list full, has a tenth of this.
@@ -87,8 +88,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
-def collect(parse: Callable[[Node], T], nodes: Iterable[Node], faults: Iterable[Fault] = ()) -> list[T]:
-    """What `parse` makes of each node. Raises one ConfigError with all faults, those found before first."""
+def collect(parse: Callable[[S], T], nodes: Iterable[S], faults: Iterable[Fault] = ()) -> list[T]:
+    """What `parse` makes of each, mostly a Node. Raises one ConfigError with all faults, given ones first."""
     values: list[T] = []
     found = list(faults)
     for node in nodes:
@@ -142,6 +143,11 @@ def read(path: str) -> Node:
         raise ConfigError([Fault(path, 0, 0, "", f"cannot be read: {why}")]) from None
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError([Fault(path, 0, 0, "", f"is larger than {MAX_FILE_BYTES >> 20} MiB")])
+    return parse(data, path)
+
+
+def parse(data: bytes, path: str) -> Node:
+    """The top-level node of a file's contents. Raises ConfigError."""
     return compose(_decode(data, path), path)
 
 

@@ -36,9 +36,10 @@ class Phase(IntEnum):
 class Connection:
     """A client's socket, and what its thread does with it since when (time.monotonic)."""
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(self, sock: socket.socket, peer: str, *, own: bool = False) -> None:
         self.sock = sock
         self.peer = peer
+        self.own = own  # the daemon's, and nobody else's
         self.phase = Phase.READING
         self.since = time.monotonic()
         self.answered = False  # at least once

@@ -17,15 +17,16 @@ from http.server import BaseHTTPRequestHandler
 from typing import cast
 
 from tcpmon import __version__
-from tcpmon.web.connections import Connection, Connections, Phase
+from tcpmon.web.connections import Connections, Phase
+from tcpmon.web.webconfig.guard import Guard
 from tcpmon.web.wire import (
     CHUNK_BYTES,
+    Channel,
     Hangup,
     ReplyWriter,
     RequestReader,
     raise_if_gone,
     reset_on_close,
-    say_goodbye,
 )
 
 log = logging.getLogger(__name__)
@@ -74,21 +75,24 @@ class Handler(BaseHTTPRequestHandler):
     default_request_version = "HTTP/1.0"
     rfile: RequestReader
 
-    def __init__(self, connection: Connection, connections: Connections, routes: Mapping[str, Route]) -> None:
-        self._connection = connection
+    def __init__(
+        self, channel: Channel, connections: Connections, routes: Mapping[str, Route], guard: Guard
+    ) -> None:
+        self._channel = channel
+        self._connection = connection = channel.connection
         self._connections = connections
         self._routes = routes
+        self._guard = guard
         super().__init__(connection.sock, connection.peer, None)  # type: ignore[arg-type]  # no socketserver here
 
     def setup(self) -> None:
         self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self.rfile = RequestReader(self._connection, self._connections)
-        self.wfile = ReplyWriter(self._connection, self._connections)
+        self.rfile = RequestReader(self._channel)
+        self.wfile = ReplyWriter(self._channel, self._connections)
 
     def handle(self) -> None:
         super().handle()
-        self._connections.enter(self._connection, Phase.LEAVING)
-        say_goodbye(self._connection.sock)
+        self._channel.say_goodbye()
 
     def finish(self) -> None:
         """Nothing is buffered, and whoever made the socket closes it."""
@@ -111,6 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         self.request_version = self.default_request_version
         self.headers = email.message.Message()
         self._replying = False
+        self._configured_headers: Mapping[str, str] = {}
 
     def _read_request(self) -> bool:
         """Whether there is a request to answer; False if it has been answered with an error."""
@@ -130,9 +135,8 @@ class Handler(BaseHTTPRequestHandler):
         first = self.rfile.peek(1)[:1]
         if not first:
             raise Hangup("closed")
-        if not (
-            first.isspace() or b"!" <= first <= b"~"
-        ):  # most likely TLS: do not wait for a line end in there
+        # Most likely TLS: do not wait for a line end in there
+        if not (first.isspace() or b"!" <= first <= b"~"):
             return first
         self.rfile.expect(REQUEST_TIMEOUT_SECONDS)
         self.rfile.allow(MAX_REQUEST_LINE_BYTES)
@@ -146,9 +150,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.request_version not in ("HTTP/1.0", "HTTP/1.1"):
             self.send_error(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
             return False
-        if (
-            self.headers.defects or self.headers.get_payload()
-        ):  # lines that are no headers, or hidden behind such
+        # Lines that are no headers, or hidden behind such
+        if self.headers.defects or self.headers.get_payload():
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         has_body = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
@@ -175,6 +178,11 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(plain(HTTPStatus.INTERNAL_SERVER_ERROR))
 
     def _response(self) -> Response:
+        verdict = self._guard.judge(self._channel, self.headers.get("Authorization", ""))
+        self._configured_headers = verdict.headers
+        self.close_connection |= verdict.last
+        if verdict.refusal:
+            return plain(verdict.refusal, verdict.refusal_headers)
         if self.command not in METHODS:
             return plain(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(METHODS)})
         try:
@@ -213,7 +221,8 @@ class Handler(BaseHTTPRequestHandler):
             "Vary": "Accept-Encoding",
         }
         closing = {"Connection": "close"} if self.close_connection else {}
-        for name, value in {**fixed, **response.headers, **transfer, **closing}.items():
+        configured = self._configured_headers
+        for name, value in {**fixed, **configured, **response.headers, **transfer, **closing}.items():
             self.send_header(name, value)
         self._replying = True
         self.end_headers()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from tcpmon.errors import ListenError
 from tcpmon.web.connections import Connection, Connections
 from tcpmon.web.handler import Handler, Response, Route
+from tcpmon.web.webconfig.guard import Guard
 from tcpmon.web.wire import Hangup
 
 if TYPE_CHECKING:
@@ -90,15 +91,19 @@ def name_of(sock: socket.socket) -> str:
 
 
 class Server:
-    """Serves `routes` (path to Route) on listening `sockets`, which it owns from now on.
+    """Serves `routes` (path to Route) on listening `sockets`, which it owns from now on, to whom `guard` lets
+    pass.
 
     Routes are called on the connections' threads, several at a time. An exception in one is logged and
     answered with a 500; once the reply has begun it resets the connection, so no part passes for all.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], routes: Mapping[str, Route]) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], routes: Mapping[str, Route], guard: Guard | None = None
+    ) -> None:
         self._listeners = {sock.fileno(): sock for sock in sockets}
         self._routes = routes
+        self._guard = guard or Guard()
         self._connections = Connections()
         self._starved = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
@@ -111,9 +116,10 @@ class Server:
         _start(self._acceptor)
 
     def connect(self) -> socket.socket:
-        """A connection of the daemon's own: served as any other, by the same threads, but without TCP."""
+        """A connection of the daemon's own: served as any other, by the same threads, but without TCP, and
+        without TLS or a password."""
         ours, theirs = socket.socketpair()
-        self._own.append(Connection(theirs, "tcpmon itself"))
+        self._own.append(Connection(theirs, "tcpmon itself", own=True))
         os.eventfd_write(self._wake, 1)
         return ours
 
@@ -192,8 +198,8 @@ class Server:
 
     def _serve(self, connection: Connection) -> None:
         try:
-            # The place for TLS: wrap connection.sock here, where a slow handshake holds up this thread only.
-            Handler(connection, self._connections, self._routes)
+            channel = self._guard.open(connection, self._connections)
+            Handler(channel, self._connections, self._routes, self._guard)
         except Hangup as reason:
             log.debug("%s: %s", connection.peer, reason)
         except Exception:

@@ -16,6 +16,8 @@ from tcpmon.web.connections import Connection, Connections, Phase
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from tcpmon.web.webconfig.tls import Tls
+
 # What is written in one call: large enough for few system calls, small enough to tell a stall by.
 CHUNK_BYTES = 32 * 1024
 # A client that has not taken one chunk by then is not reading.
@@ -30,18 +32,47 @@ class Hangup(Exception):
     """The connection is over at once: the client left, was too slow, or must see a broken reply."""
 
 
+class Channel:
+    """A client's bytes, as they are on the socket; where `tls` is set, a subclass has what is within that."""
+
+    def __init__(self, connection: Connection, connections: Connections, tls: Tls | None = None) -> None:
+        self.connection = connection
+        self.tls = tls
+        self._connections = connections
+
+    def receive_into(self, buffer: WriteableBuffer, deadline: float) -> int:
+        """Waits for bytes until `deadline` (time.monotonic); 0 at the end of the stream. Raises Hangup.
+
+        Says that it has ended waiting before it takes the bytes: others see a connection that is ready or at
+        work, and not one that seems to wait for its client.
+        """
+        self._connections.go_on(self.connection, Phase.READING)
+        wait_readable(self.connection.sock, deadline)
+        self._connections.go_on(self.connection, Phase.WORKING)
+        return receive_into(self.connection.sock, buffer, deadline)
+
+    def send(self, data: ReadableBuffer) -> None:
+        """All of it, or OSError."""
+        send_all(self.connection.sock, data, WRITE_TIMEOUT_SECONDS)
+
+    def say_goodbye(self) -> None:
+        """Tell the client that no more comes, and wait a little for it to leave."""
+        self._connections.enter(self.connection, Phase.LEAVING)
+        say_goodbye(self.connection.sock)
+
+
 class RequestReader(io.BufferedReader):
     """A socket's incoming bytes. `expect` sets what may come and until when; all else raises Hangup, or
     http.client.LineTooLong (which http.server answers) for too many bytes."""
 
-    def __init__(self, connection: Connection, connections: Connections) -> None:
-        self._socket = _SocketInput(connection, connections)
+    def __init__(self, channel: Channel) -> None:
+        self._input = _Input(channel)
         self._bytes_left = 0
-        super().__init__(self._socket, 8192)
+        super().__init__(self._input, 8192)
 
     def expect(self, seconds: float) -> None:
         """The deadline for everything read from now on, however little comes at a time."""
-        self._socket.deadline = time.monotonic() + seconds
+        self._input.deadline = time.monotonic() + seconds
 
     def allow(self, number: int) -> None:
         """The number of bytes that the lines from now on may have together."""
@@ -57,32 +88,28 @@ class RequestReader(io.BufferedReader):
         raise Hangup("closed in the middle of a request")
 
 
-class _SocketInput(io.RawIOBase):
-    """Waits until the socket is ready, and says that it has ended waiting before it takes the bytes. Others
-    see a connection that is ready or at work, and not one that seems to wait for its client."""
+class _Input(io.RawIOBase):
+    """What BufferedReader reads from."""
 
     deadline = 0.0
 
-    def __init__(self, connection: Connection, connections: Connections) -> None:
-        self._connection = connection
-        self._connections = connections
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        self._connections.go_on(self._connection, Phase.READING)
-        wait_readable(self._connection.sock, self.deadline)
-        self._connections.go_on(self._connection, Phase.WORKING)
-        return receive_into(self._connection.sock, buffer, self.deadline)
+        return self._channel.receive_into(buffer, self.deadline)
 
 
 class ReplyWriter(io.BufferedIOBase):
     """A socket's outgoing bytes, unbuffered. After a failure, closing the socket resets it: the kernel is to
     keep nothing for a client that does not read."""
 
-    def __init__(self, connection: Connection, connections: Connections) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel, connections: Connections) -> None:
+        self._channel = channel
+        self._connection = channel.connection
         self._connections = connections
 
     def writable(self) -> bool:
@@ -93,13 +120,18 @@ class ReplyWriter(io.BufferedIOBase):
         self._connections.enter(self._connection, Phase.WRITING)
         try:
             for start in range(0, len(view), CHUNK_BYTES):
-                self._connection.sock.settimeout(WRITE_TIMEOUT_SECONDS)
-                self._connection.sock.sendall(view[start : start + CHUNK_BYTES])
+                self._channel.send(view[start : start + CHUNK_BYTES])
         except OSError as error:
             reset_on_close(self._connection.sock)
             raise Hangup(f"writing: {error}") from error
         self._connections.enter(self._connection, Phase.WORKING)
         return len(view)
+
+
+def send_all(sock: socket.socket, data: ReadableBuffer, seconds: float) -> None:
+    """Raises OSError, also where the client has not taken all of it in that time."""
+    sock.settimeout(seconds)
+    sock.sendall(data)
 
 
 def wait_readable(sock: socket.socket, deadline: float) -> None:
@@ -137,7 +169,7 @@ def reset_on_close(sock: socket.socket) -> None:
 
 
 def say_goodbye(sock: socket.socket) -> None:
-    """Tell the client that no more comes, and wait a little for it to leave."""
+    """The same for a bare socket."""
     deadline = time.monotonic() + LINGER_SECONDS
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)

@@ -32,6 +32,8 @@ ROOMS = {
     "systemd": ("tcpmon.service.manager", "tcpmon.events"),
     "http.server": ("tcpmon.web",),
     "yaml": ("tcpmon.config",),
+    "ssl": ("tcpmon.web.webconfig.context", "tcpmon.web.webconfig.tls"),
+    "bcrypt": ("tcpmon.web.webconfig.auth",),
     "dns": ("tcpmon.tools.dns",),
 }
 

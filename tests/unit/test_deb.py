@@ -20,6 +20,7 @@ SHIPPED = (".py", ".c", ".h", ".html", ".css", ".js")
 DEPENDENCIES = {
     "libbpf1 | libbpf0",
     "procps",
+    "python3-bcrypt",
     "python3-bpfcc",
     "python3-dnspython",
     "python3-prometheus-client",
@@ -103,6 +104,7 @@ def test_everything_else_is_where_it_belongs(unpacked: Path) -> None:
     pages = {f"{page.name}.gz" for page in (ROOT / "docs" / "man").glob("*.8")}
     assert {page.name for page in (unpacked / "usr/share/man/man8").iterdir()} == pages
     examples = {path.name for path in (ROOT / "deploy" / "systemd" / "examples").iterdir()}
+    examples.add("web.example.yml")
     assert {path.name for path in (unpacked / "usr/share/doc/tcpmon/examples").iterdir()} == examples
 
 

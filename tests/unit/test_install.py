@@ -84,7 +84,8 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
     destination, said = fresh
     pages = [f"usr/local/share/man/man8/{page.name}" for page in (ROOT / "docs" / "man").glob("*.8")]
     examples = [
-        f"usr/local/share/doc/tcpmon/examples/{path.name}" for path in ROOT.glob("deploy/systemd/examples/*")
+        f"usr/local/share/doc/tcpmon/examples/{path.name}"
+        for path in (ROOT / "config/web.example.yml", *ROOT.glob("deploy/systemd/examples/*"))
     ]
     dashboards = [path.relative_to(ROOT) for path in ROOT.glob("grafana/dashboards/*.json")]
     provisioning = [path.relative_to(ROOT) for path in ROOT.glob("grafana/provisioning/*/*.yaml")]

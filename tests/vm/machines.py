@@ -36,6 +36,7 @@ _PACKAGES = tuple(
         """
         systemd-sysv dbus kmod procps iproute2 util-linux passwd libcap2-bin adduser
         python3 python3-bpfcc python3-prometheus-client python3-yaml python3-dnspython python3-systemd libbpf1
+        python3-bcrypt
         python3-pytest python3-pytest-timeout python3-jsonschema
         bpftool nftables iptables curl gcc libc6-dev strace
         bpfcc-tools libbpf-tools
