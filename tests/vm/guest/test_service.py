@@ -24,7 +24,7 @@ from harness.polling import eventually, settled
 from tests.vm.guest import service
 from tests.vm.guest.service import CONFIG, UNIT, drop_in, log, scrape, sh, show, systemctl, workload
 
-RESTARTS = KILLS = 10
+RESTARTS = KILLS = int(os.environ.get("TCPMON_VM_RESTARTS", "10"))
 CAP_BPF = 1 << 39
 # Before 5.19 the kernel reads maps for nobody without CAP_BPF
 KEPT = CAP_BPF if os.environ.get("TCPMON_VM_MACHINE") == "5.10" else 0
