@@ -27,19 +27,22 @@ SuccessAction=poweroff-immediate
 FailureAction=poweroff-immediate
 """
 _UNITS = "etc/systemd/system"
+# Of the image's own packages; what the tests install comes whole
+_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*")
 _FREE_MIB = 1500
 
 
 def root(debian: Debian) -> Path:
     """The root image of a release; from the cache if its packages are still these."""
-    return cache.made(f"debian-{debian.suite}", (debian, UNIT), lambda into: _make(debian, into)) / "root.img"
+    ingredients = (debian, UNIT, _LEFT_OUT)
+    return cache.made(f"debian-{debian.suite}", ingredients, lambda into: _make(debian, into)) / "root.img"
 
 
 def _make(debian: Debian, into: Path) -> None:
     tree = into / "tree"
     include = f"--include={','.join(debian.packages)}"
     lines = archive.sources(debian.archives)
-    small = ['--dpkgopt=path-exclude="/usr/share/doc/*"', '--dpkgopt=path-exclude="/usr/share/man/*"']
+    small = [f'--dpkgopt=path-exclude="{path}"' for path in _LEFT_OUT]
     run(["mmdebstrap", "--mode=root", "--variant=apt", include, *small, debian.suite, tree, *lines])
     _settle(tree)
     ext4(tree, into / "root.img", _FREE_MIB)
@@ -48,6 +51,7 @@ def _make(debian: Debian, into: Path) -> None:
 
 def _settle(tree: Path) -> None:
     """Makes a bare installation one that boots straight into UNIT."""
+    (tree / "etc/dpkg/dpkg.cfg.d/99mmdebstrap").unlink()
     units = tree / _UNITS
     (units / "tcpmon-tests.service").write_text(UNIT)
     wants = units / "multi-user.target.wants"
