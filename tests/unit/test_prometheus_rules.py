@@ -88,22 +88,25 @@ def test_each_alert_has_its_section_in_the_runbook() -> None:
         assert bold == ["Meaning", "Impact", "How to look", "What to do"], name
 
 
-def operations(family: Family | Histogram) -> list[str]:
-    """What a roll-up of the family is called, after the level."""
+def operations(family: Family | Histogram, level: str) -> list[str]:
+    """What a roll-up of the family is called, after the level. Hosts have no buckets per process."""
     if isinstance(family, Histogram):
-        return [f"{family.name}_{part}:rate5m" for part in ("bucket", "sum", "count")]
+        parts = ("sum", "count") if level == "instance_comm" else ("bucket", "sum")
+        return [f"{family.name}_{part}:rate5m" for part in parts]
     return [f"{family.name}:{'sum' if family.kind == 'gauge' else 'rate5m'}"]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_each_family_is_rolled_up_by_process_and_by_port(family: Family | Histogram) -> None:
-    """Under a name that tells the labels, with rates made before sums, and with the buckets' bounds kept."""
+    """Under a name that tells the labels, with rates made before sums, of each host and of all."""
     parts = family.parts if isinstance(family, Histogram) else family.samples
     own = [name for name, _value in parts[0].labels]
     for label, away in (("comm", "netns, port"), ("port", "comm, netns")):
-        for operation in operations(family):
-            expression = RECORDS[f"{'_'.join(['instance', label, *own])}:{operation}"]
-            assert expression.startswith((f"sum without ({away}) (rate(", f"sum without ({away}) (tcpmon_"))
+        for level in ("instance", "job"):
+            for operation in operations(family, f"{level}_{label}"):
+                expression = RECORDS[f"{'_'.join([level, label, *own])}:{operation}"]
+                assert expression.startswith((f"sum without ({away}) (", "sum without (instance"))
+                assert "rate(sum" not in expression
 
 
 def test_all_that_rules_use_is_there() -> None:

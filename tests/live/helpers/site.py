@@ -28,7 +28,7 @@ from harness.oracle import sockets
 from harness.polling import eventually
 from harness.prometheus import Prometheus
 from harness.servers import HTTP, REDIS, load, nginx, nginx_accepts, redis, redis_connections
-from harness.workload import Link, spawn
+from harness.workload import Child, Link, spawn
 from helpers.b_traffic import SYN_SENT, ask, client, connect, fail, hold, release, server, start, states
 
 SHIPPED = Path(__file__).parents[3] / "deploy" / "prometheus"
@@ -37,7 +37,7 @@ POSTGRES, NOBODY, SLOW, LOSSY, FAR = 5432, 5433, 8000, 9000, 443
 PROGRAMS = 997  # connections of each of the load generators
 FEW = 53
 LATE_S = 0.3
-PORTS = range(7000, 7009)
+PORTS = (POSTGRES, *range(7000, 7008))
 HELD = 70
 
 
@@ -88,12 +88,15 @@ def site(folder: Path) -> Iterator[Site]:
         prometheus.scraped(TARGETS)
         # Each label set must have been scraped once before it grows: a counter's first value is no increase
         traffic(left, right, 7, 3)
+        enter(server(small, "postgres", *(("127.0.0.1", port) for port in PORTS)))
+        batch = enter(client(small, "batch"))
+        ask(batch, connect, ("127.0.0.1", POSTGRES))
         warm_redis = redis_connections(left, "redis-cli", RIGHT4)
         with no_ports(narrow) as envoy:
             ask(envoy, fail, ("127.0.0.1", FAR), 1, errno.EADDRNOTAVAIL)
             warm_at = prometheus.scraped(TARGETS)
             ask(envoy, fail, ("127.0.0.1", FAR), FEW, errno.EADDRNOTAVAIL)
-        misfortunes(stack, small, db_1)
+        misfortunes(batch, db_1)
         traffic(left, right, PROGRAMS, FEW)
         counts = (redis_connections(left, "redis-cli", RIGHT4), nginx_accepts(left, "curl", RIGHT4))
         eventually(lambda: quiet(web_1))
@@ -220,13 +223,11 @@ def no_ports(ns: Netns) -> Iterator[Any]:
         ask(envoy, release)
 
 
-def misfortunes(stack: ExitStack, ns: Netns, daemon: Daemon) -> None:
+def misfortunes(batch: Child, daemon: Daemon) -> None:
     """More label sets and connections than there is room for, more events than wanted, a faulty reload."""
-    asking = stack.enter_context(client(ns, "batch"))
-    stack.enter_context(server(ns, "mysqld", *(("127.0.0.1", port) for port in PORTS)))
     for port in PORTS:
-        ask(asking, connect, ("127.0.0.1", port))
-    ask(asking, fail, ("127.0.0.1", NOBODY), FEW, errno.ECONNREFUSED)
-    ask(asking, hold, ("127.0.0.1", PORTS[0]), HELD)
+        ask(batch, connect, ("127.0.0.1", port))
+    ask(batch, fail, ("127.0.0.1", NOBODY), FEW, errno.ECONNREFUSED)
+    ask(batch, hold, ("127.0.0.1", POSTGRES), HELD)
     daemon.config_path.write_text("listen: nowhere\n")
     daemon.process.send_signal(signal.SIGHUP)
