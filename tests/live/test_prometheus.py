@@ -136,10 +136,16 @@ def test_what_is_recorded_is_what_the_rule_says(watched: Site, record: str) -> N
     """Of web-1 (or of all hosts), and at the time of the recording to the last digit."""
     (rule,) = (rule for rule in watched.prometheus.rules() if rule["name"] == record)
     assert (rule["health"], rule.get("lastError")) == ("ok", None)
-    at = watched.prometheus.value(f"max(timestamp({record}))")
-    recorded = bag(watched.prometheus.query(record, at))
+
+    def check() -> dict[tuple[tuple[str, str], ...], float | str]:
+        """A scrape that was under way at that time is stored after it, and the rule has not seen it."""
+        at = watched.prometheus.value(f"max(timestamp({record}))")
+        recorded = bag(watched.prometheus.query(record, at))
+        assert recorded == bag(watched.prometheus.query(RECORDS[record], at))
+        return recorded
+
+    recorded = eventually(check)
     assert recorded
-    assert recorded == bag(watched.prometheus.query(RECORDS[record], at))
     labels = {name for series in recorded for name, _value in series}
     assert ("instance" in labels) == record.startswith("instance")
     assert "netns" not in labels
@@ -158,14 +164,22 @@ def bag(found: list[Series]) -> dict[tuple[tuple[str, str], ...], float | str]:
 @pytest.mark.parametrize("alert", ALERTS)
 def test_what_fires_is_what_went_wrong(watched: Site, alert: str) -> None:
     """And nothing of what went well."""
+    wanted = sorted(map(sorted_items, FIRING[alert]))
 
     def check() -> None:
-        found = [one for one in watched.prometheus.firing(alert) if one.get("stage") != "journal"]
-        assert sorted(map(sorted_items, found)) == sorted(map(sorted_items, FIRING[alert]))
+        fires = sorted(map(sorted_items, watched.prometheus.firing(alert)))
+        found = [one for one in fires if not may_fire(alert, dict(one))]
+        assert found == [one for one in wanted if not may_fire(alert, dict(one))]
+        assert all(one in fires for one in wanted)
 
     eventually(check)
     (rule,) = (rule for rule in watched.prometheus.rules() if rule["name"] == alert)
     assert rule["health"] == "ok"
+
+
+def may_fire(alert: str, labels: Mapping[str, str]) -> bool:
+    """Where there is no journald; and on a machine with too much to do every server is slow."""
+    return labels.get("stage") == "journal" or alert == "TcpmonAcceptQueueSlow"
 
 
 def sorted_items(labels: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -282,6 +296,55 @@ def stored(prometheus: Prometheus, job: str) -> dict[tuple[tuple[str, str], ...]
         tuple(sorted((name, value) for name, value in one.labels.items() if name != "job")): one.value
         for one in found
     }
+
+
+def shipped_config(name: str) -> dict[str, Any]:
+    """An example as it is shipped, at the pace of the tests, and without the rules."""
+    config: dict[str, Any] = yaml.safe_load((SHIPPED / name).read_text())
+    config["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    return {key: value for key, value in config.items() if key != "rule_files"}
+
+
+def test_a_prometheus_above_takes_the_roll_ups(watched: Site, tmp_path: Path) -> None:
+    """By the shipped example, and these only."""
+    config = shipped_config("federation.yml")
+    (job,) = config["scrape_configs"]
+    job["static_configs"] = [{"targets": [watched.prometheus.address]}]
+    with Prometheus(tmp_path, config) as above:
+        eventually(lambda: nothing_else(above, {"up", "ALERTS"}))
+        ups = above.query('up{job="tcpmon"}')
+        assert {one.labels["instance"]: one.value for one in ups} == {
+            "web-1": 1,
+            "db-1": 1,
+            "odd-1": 1,
+            "gone-1": 0,
+        }
+        assert above.complaints() == []
+
+
+def nothing_else(above: Prometheus, others: set[str]) -> None:
+    """It has every roll-up, of the tcpmon series nothing else, and of all others only these."""
+    names = set(above.api("label/__name__/values"))
+    ours = {name for name in names if not name.startswith("scrape_")}
+    assert ours == set(RECORDS) | others
+
+
+def test_a_store_is_sent_the_roll_ups(watched: Site, tmp_path: Path) -> None:
+    """By the shipped example, to a Prometheus in Mimir's place: these only, and with the site's name."""
+    rules = watched.rules
+    folders = [tmp_path / name for name in ("store", "sender")]
+    for folder in folders:
+        folder.mkdir()
+    with Prometheus(folders[0], {}, "--web.enable-remote-write-receiver") as store:
+        config = shipped_config("remote-write.yml") | {"rule_files": [str(rules)]}
+        config["remote_write"][0]["url"] = f"http://{store.address}/api/v1/write"
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [host(watched.web)]}]
+        with Prometheus(folders[1], config) as sender:
+            eventually(lambda: nothing_else(store, {"up"}), 20)
+            assert {one.labels["site"] for one in store.query("up")} == {"north"}
+            # What relabelling makes of 127.0.0.1:PORT
+            assert {one.labels["instance"] for one in store.query("up")} == {"127.0.0.1"}
+            assert sender.complaints() == []
 
 
 def test_promtool_finds_no_fault_before_the_first_connection(start_daemon: Any, ns: Netns) -> None:

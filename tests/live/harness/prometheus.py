@@ -40,7 +40,7 @@ def require_prometheus() -> None:
 class Prometheus:
     """A running Prometheus with its data below `folder`, which `config`'s relative paths start from."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], *options: str) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self._log = folder / "prometheus.log"
         (folder / "prometheus.yml").write_text(yaml.safe_dump(dict(config)))
@@ -50,6 +50,7 @@ class Prometheus:
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={self.address}",
             "--log.level=warn",
+            *options,
         ]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

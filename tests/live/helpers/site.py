@@ -46,6 +46,7 @@ class Site:
     """All of it, after the traffic: what the servers themselves counted; when the first traffic was over."""
 
     prometheus: Prometheus
+    rules: Path  # of the roll-ups
     web: Daemon
     left: Netns  # the clients
     right: Netns  # the servers
@@ -82,6 +83,7 @@ def site(folder: Path) -> Iterator[Site]:
         targets = {"web-1": host(web_1), "db-1": host(db_1), "gone-1": f"127.0.0.1:{free_port()}"}
         config = example(folder / "prometheus", targets)
         prometheus = enter(Prometheus(folder / "prometheus", config))
+        rules = folder / "prometheus" / "rules" / "tcpmon-recording.yml"
         add_odd_one(folder / "prometheus", prometheus.address)
         enter(nginx(right, RIGHT4, folder / "servers"))
         enter(redis(right, RIGHT4, folder / "servers"))
@@ -101,7 +103,7 @@ def site(folder: Path) -> Iterator[Site]:
         counts = (redis_connections(left, "redis-cli", RIGHT4), nginx_accepts(left, "curl", RIGHT4))
         eventually(lambda: quiet(web_1))
         prometheus.scraped(TARGETS)
-        yield Site(prometheus, web_1, left, right, warm_at, warm_redis, *counts)
+        yield Site(prometheus, rules, web_1, left, right, warm_at, warm_redis, *counts)
 
 
 def host(daemon: Daemon) -> str:
