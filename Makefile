@@ -29,7 +29,7 @@ lint: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python -m tests.bench
 
-# What many hosts cost one Prometheus: half an hour's worth of waiting
+# What many hosts cost one Prometheus: a quarter of an hour, most of it waiting
 fleet: $(VENV)/dev
 	nice -n 10 $(BIN)/python -m tests.bench.fleet
 

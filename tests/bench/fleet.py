@@ -1,15 +1,16 @@
 """`python -m tests.bench.fleet`: what a fleet of hosts with tcpmon costs Prometheus, as Markdown tables.
 
 One real daemon counts a host's worth of programs; its scrapes are recorded, and served as those of many
-hosts to one real Prometheus (Debian's) with the shipped rules. Then a few of them are scraped every second,
-until each series has as many samples as two hours of every 15 seconds have: what a sample takes on disk is
-measured on that. Run as root from the checkout's root.
+hosts to one real Prometheus (Debian's) with the shipped rules. Beside it two others scrape a few of them
+every second, with the rules and without, until each series has as many samples as two hours of every 15
+seconds have: what a sample takes on disk is measured on that. Run as root from the checkout's root.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -37,6 +38,8 @@ LABELS = ("[comm, netns, port]", "[comm, port]", "[port]", "[comm]", "[]")
 OF_A_HOST = '{__name__=~"instance(_[a-z]+)*:tcpmon_.+"}'
 OF_ALL = '{__name__=~"job(_[a-z]+)*:tcpmon_.+"}'
 SCRAPES = 120
+# Seconds. Roll-ups of a whole fleet every minute are enough, and a quarter of the work
+SCRAPE_EVERY, EVALUATE_EVERY = 15, 60
 BLOCK_HOSTS, BLOCK_SAMPLES = 5, 480
 START_SECONDS = 30.0
 
@@ -52,6 +55,15 @@ class Fleet:
     samples_a_second: float
     rss_mib: float
     cpu_share: float
+    missed: int  # rounds of rules
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Bytes a sample in blocks, index and all: of what was scraped, and with the roll-ups."""
+
+    scraped: float
+    both: float
 
 
 def progress(what: str) -> None:
@@ -61,19 +73,17 @@ def progress(what: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.fleet")
     parser.add_argument("--hosts", type=int, default=200)
-    parser.add_argument("--interval", type=int, default=15, help="seconds between scrapes")
-    parser.add_argument("--minutes", type=float, default=10)
     args = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as name:
-            print(report(args, Path(name)))
+            print(report(args.hosts, Path(name)))
     except (BenchError, OSError, subprocess.CalledProcessError) as error:
         progress(str(error))
         return 1
     return 0
 
 
-def report(args: argparse.Namespace, folder: Path) -> str:
+def report(count: int, folder: Path) -> str:
     sizes, label_sets, answers = {}, 0, list[Answer]()
     for number, labels in enumerate(LABELS):
         progress(f"a host with the labels {labels}")
@@ -85,38 +95,48 @@ def report(args: argparse.Namespace, folder: Path) -> str:
                 label_sets = int(single(daemon.url, "tcpmon_series"))
                 progress(f"recording {SCRAPES} scrapes")
                 answers = recorded(daemon, SCRAPES)
+    progress(f"{count} hosts to Prometheus, for {BLOCK_SAMPLES} s")
     with replayed(answers) as port:
-        progress(f"{args.hosts} hosts every {args.interval} s, for {args.minutes:g} minutes")
-        with prometheus(folder / "fleet", hosts(args.hosts, port), args.interval) as server:
-            fleet = watched(args, server)
-        progress(f"{BLOCK_HOSTS} hosts every second, {BLOCK_SAMPLES} times")
-        with prometheus(folder / "block", hosts(BLOCK_HOSTS, port), 1) as server:
-            time.sleep(BLOCK_SAMPLES)
-            size = block_bytes_a_sample(server, folder / "block")
+        many, few, others = hosts(count, port), hosts(BLOCK_HOSTS, port), hosts(BLOCK_HOSTS, port)
+        # In blocks too there are as many roll-ups for a scrape as in the fleet
+        with (
+            prometheus(folder / "fleet", many, SCRAPE_EVERY, EVALUATE_EVERY) as server,
+            prometheus(folder / "both", few, 1, EVALUATE_EVERY // SCRAPE_EVERY) as both,
+            prometheus(folder / "scraped", others, 1, None) as scraped,
+        ):
+            fleet = watched(count, server)
+            size = OnDisk(
+                block_bytes_a_sample(scraped, folder / "scraped"), block_bytes_a_sample(both, folder / "both")
+            )
     about = table(("", ""), machine().items())
-    return "\n\n".join([about, label_table(sizes, label_sets), fleet_table(args, fleet, size)])
+    return "\n\n".join([about, label_table(sizes, label_sets), fleet_table(fleet, size)])
+
+
+_numbers = itertools.count()
 
 
 def hosts(count: int, port: int) -> list[dict[str, Any]]:
-    """The replay's hosts as static targets."""
+    """So many new hosts of the replay, as static targets."""
     return [
         {
             "targets": [f"127.0.0.1:{port}"],
             "labels": {"instance": f"host-{number}", "__metrics_path__": f"/host-{number}/metrics"},
         }
-        for number in range(count)
+        for number in itertools.islice(_numbers, count)
     ]
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, targets: list[dict[str, Any]], interval: int) -> Iterator[Subject]:
-    """Debian's Prometheus with the shipped rules and its data in a new folder."""
+def prometheus(
+    folder: Path, targets: list[dict[str, Any]], scrape_every: int, evaluate_every: int | None
+) -> Iterator[Subject]:
+    """Debian's Prometheus with its data in a new folder; with the shipped rules, unless these are never
+    evaluated. Seconds."""
     folder.mkdir()
     shutil.copytree(RULES, folder / "rules")
-    every = f"{interval}s"
     configuration = {
-        "global": {"scrape_interval": every, "evaluation_interval": every},
-        "rule_files": ["rules/*.yml"],
+        "global": {"scrape_interval": f"{scrape_every}s", "evaluation_interval": f"{evaluate_every or 60}s"},
+        "rule_files": ["rules/*.yml"] if evaluate_every else [],
         "scrape_configs": [{"job_name": "tcpmon", "static_configs": targets}],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
@@ -147,25 +167,26 @@ def answers(subject: Subject) -> bool:
         return False
 
 
-def watched(args: argparse.Namespace, server: Subject) -> Fleet:
+def watched(count: int, server: Subject) -> Fleet:
     """Lets it run; the second half is what counts."""
-    time.sleep(max(60 * args.minutes / 2, 3 * args.interval))
+    time.sleep(BLOCK_SAMPLES / 2)
     before, begun, ticks = samples(server.url), time.monotonic(), server.cpu_ticks()
-    time.sleep(60 * args.minutes / 2)
+    time.sleep(BLOCK_SAMPLES / 2)
     after, seconds = samples(server.url), time.monotonic() - begun
     cpu = (server.cpu_ticks() - ticks) / subjects.TICKS_PER_SECOND / seconds
     rss = server.memory_mib()
     up = asked(server, "sum(up)")
-    if up != args.hosts:
-        raise BenchError(f"{up:g} of {args.hosts} hosts are up")
+    if up != count:
+        raise BenchError(f"{up:g} of {count} hosts are up")
     return Fleet(
-        args.hosts,
+        count,
         int(asked(server, "max(scrape_samples_scraped)")),
         int(asked(server, f"max(count by (instance) ({OF_A_HOST}))")),
         int(asked(server, f"count({OF_ALL})")),
         (appended(after) - appended(before)) / seconds,
         rss,
         cpu,
+        int(after.total("prometheus_rule_group_iterations_missed_total")),
     )
 
 
@@ -203,18 +224,22 @@ def label_table(served: dict[str, tuple[int, int]], label_sets: int) -> str:
     return table(head, rows)
 
 
-def fleet_table(args: argparse.Namespace, fleet: Fleet, size: float) -> str:
-    """`size` in bytes a sample."""
-    a_day = fleet.samples_a_second * 86400 * size
+def fleet_table(fleet: Fleet, size: OnDisk) -> str:
+    a_day = fleet.samples_a_second * 86400 * size.both
     rows = [
         ("hosts", f"{fleet.hosts:,}"),
         ("series of a host, scraped", f"{fleet.series:,}"),
         ("roll-ups of a host", f"{fleet.rolled_up:,}"),
         ("roll-ups of all hosts together", f"{fleet.of_all:,}"),
-        (f"samples a second, every {args.interval} s", f"{fleet.samples_a_second:,.0f}"),
-        ("bytes a sample in a block of two hours, index and all", f"{size:.2f}"),
-        ("GB a day on disk", f"{a_day / 1e9:.2f}"),
-        ("MB a day of a host", f"{a_day / fleet.hosts / 1e6:.1f}"),
+        (
+            f"samples a second: scrapes every {SCRAPE_EVERY} s, roll-ups every {EVALUATE_EVERY} s",
+            f"{fleet.samples_a_second:,.0f}",
+        ),
+        ("rounds of rules that came too late", f"{fleet.missed:,}"),
+        ("bytes a sample on disk, index and all: of what was scraped", f"{size.scraped:.2f}"),
+        ("and with the roll-ups", f"{size.both:.2f}"),
+        ("GB a day on disk", f"{a_day / 1e9:.1f}"),
+        ("MB a day of a host", f"{a_day / fleet.hosts / 1e6:.0f}"),
         ("Prometheus: RSS", f"{fleet.rss_mib:,.0f} MiB"),
         ("Prometheus: CPU, of one", f"{fleet.cpu_share:.0%}"),
     ]
