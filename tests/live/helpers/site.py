@@ -32,6 +32,7 @@ from harness.workload import Child, Link, spawn
 from helpers.b_traffic import SYN_SENT, ask, client, connect, fail, hold, release, server, start, states
 
 SHIPPED = Path(__file__).parents[3] / "deploy" / "prometheus"
+Enter = Callable[..., Any]  # ExitStack.enter_context
 TARGETS = 4  # web-1, db-1, gone-1, odd-1
 POSTGRES, NOBODY, SLOW, LOSSY, FAR = 5432, 5433, 8000, 9000, 443
 PROGRAMS = 997  # connections of each of the load generators
@@ -71,39 +72,46 @@ def example(folder: Path, targets: dict[str, str]) -> dict[str, Any]:
 @contextmanager
 def site(folder: Path) -> Iterator[Site]:
     with ExitStack() as stack:
-        enter: Callable[..., Any] = stack.enter_context
+        enter: Enter = stack.enter_context
         left, right = enter(veth_pair())
         narrow, small = enter(netns()), enter(netns())
-        web, db = (folder / name for name in ("web", "db"))
-        for path in (web, db, folder / "servers", folder / "prometheus"):
-            path.mkdir()
-        served = [each.name for each in (left, right, narrow)]
-        web_1 = enter(Daemon(web, {"filters": {"netns": served}}))
-        db_1 = enter(Daemon(db, cramped(small), lossy=True))
-        targets = {"web-1": host(web_1), "db-1": host(db_1), "gone-1": f"127.0.0.1:{free_port()}"}
-        config = example(folder / "prometheus", targets)
-        prometheus = enter(Prometheus(folder / "prometheus", config))
-        rules = folder / "prometheus" / "rules" / "tcpmon-recording.yml"
-        add_odd_one(folder / "prometheus", prometheus.address)
-        enter(nginx(right, RIGHT4, folder / "servers"))
-        enter(redis(right, RIGHT4, folder / "servers"))
-        prometheus.scraped(TARGETS)
-        # Each label set must have been scraped once before it grows: a counter's first value is no increase
-        traffic(left, right, 7, 3)
+        web = enter(Daemon(made(folder / "web"), only(left, right, narrow)))
+        db = enter(Daemon(made(folder / "db"), cramped(small), lossy=True))
+        prometheus = watching(enter, made(folder / "prometheus"), web, db)
+        servers = made(folder / "servers")
+        enter(nginx(right, RIGHT4, servers))
+        enter(redis(right, RIGHT4, servers))
         enter(server(small, "postgres", *(("127.0.0.1", port) for port in PORTS)))
         batch = enter(client(small, "batch"))
+        prometheus.scraped(TARGETS)
+        # Each label set must have been scraped once before it grows: a counter's first value is no increase
         ask(batch, connect, ("127.0.0.1", POSTGRES))
+        traffic(left, right, 7, 3)
         warm_redis = redis_connections(left, "redis-cli", RIGHT4)
-        with no_ports(narrow) as envoy:
-            ask(envoy, fail, ("127.0.0.1", FAR), 1, errno.EADDRNOTAVAIL)
-            warm_at = prometheus.scraped(TARGETS)
-            ask(envoy, fail, ("127.0.0.1", FAR), FEW, errno.EADDRNOTAVAIL)
-        misfortunes(batch, db_1)
+        warm_at = run_out_of_ports(narrow, prometheus)
+        misfortunes(batch, db)
         traffic(left, right, PROGRAMS, FEW)
         counts = (redis_connections(left, "redis-cli", RIGHT4), nginx_accepts(left, "curl", RIGHT4))
-        eventually(lambda: quiet(web_1))
+        eventually(lambda: quiet(web))
         prometheus.scraped(TARGETS)
-        yield Site(prometheus, rules, web_1, left, right, warm_at, warm_redis, *counts)
+        rules = folder / "prometheus" / "rules" / "tcpmon-recording.yml"
+        yield Site(prometheus, rules, web, left, right, warm_at, warm_redis, *counts)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def only(*namespaces: Netns) -> dict[str, Any]:
+    return {"filters": {"netns": [each.name for each in namespaces]}}
+
+
+def watching(enter: Enter, folder: Path, web: Daemon, db: Daemon) -> Prometheus:
+    targets = {"web-1": host(web), "db-1": host(db), "gone-1": f"127.0.0.1:{free_port()}"}
+    prometheus: Prometheus = enter(Prometheus(folder, example(folder, targets)))
+    add_odd_one(folder, prometheus.address)
+    return prometheus
 
 
 def host(daemon: Daemon) -> str:
@@ -120,7 +128,7 @@ def add_odd_one(folder: Path, address: str) -> None:
 def cramped(ns: Netns) -> dict[str, Any]:
     """Where a journald runs, it gets an entry or two of this."""
     return {
-        "filters": {"netns": [ns.name]},
+        **only(ns),
         "metrics": {"max_series": 4},
         "connections": {"max_tracked": 64},
         "events": {"journal": True, "types": ["connect_failed"], "rate_limit": 1},
@@ -215,14 +223,16 @@ def lost_segments(left: Netns, right: Netns, few: int) -> None:
         eventually(lambda: served(right))
 
 
-@contextmanager
-def no_ports(ns: Netns) -> Iterator[Any]:
-    """A client in a namespace with four local ports, all in use for one destination."""
+def run_out_of_ports(ns: Netns, prometheus: Prometheus) -> float:
+    """Four local ports, all in use for one destination. The time of a scrape after the first failure."""
     ns.sysctl("net.ipv4.ip_local_port_range", "40000 40003")
     with server(ns, "haproxy", ("127.0.0.1", FAR)), client(ns, "envoy") as envoy:
         ask(envoy, hold, ("127.0.0.1", FAR), 4)
-        yield envoy
+        ask(envoy, fail, ("127.0.0.1", FAR), 1, errno.EADDRNOTAVAIL)
+        scraped_at = prometheus.scraped(TARGETS)
+        ask(envoy, fail, ("127.0.0.1", FAR), FEW, errno.EADDRNOTAVAIL)
         ask(envoy, release)
+    return scraped_at
 
 
 def misfortunes(batch: Child, daemon: Daemon) -> None:
