@@ -98,6 +98,7 @@ put_files() {
 	done
 	put "$source/deploy/completions/bash/tcpmon" "$PREFIX/share/bash-completion/completions/tcpmon"
 	put "$source/deploy/completions/zsh/_tcpmon" "$PREFIX/share/zsh/site-functions/_tcpmon"
+	put "$source/deploy/prometheus" "$PREFIX/share/tcpmon/prometheus"
 	for example in "$source"/config/web.example.yml "$source"/deploy/systemd/examples/*.conf; do
 		put "$example" "$PREFIX/share/doc/tcpmon/examples/$(basename "$example")"
 	done

@@ -6,15 +6,17 @@ set -eu
 
 run='python3 python3-venv python3-bpfcc python3-systemd libbpf1 procps'
 deb='dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools lintian'
-test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl openssl gcc libc6-dev prometheus
-	clang-format shellcheck mandoc zsh bash-completion systemd systemd-journal-remote chromium
-	chromium-driver'
+test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl openssl gcc libc6-dev clang-format
+	shellcheck mandoc zsh bash-completion systemd systemd-journal-remote chromium chromium-driver redis-tools
+	apache2-utils'
+# Of these the tests start their own, with configurations of their own: the system's must not run for that
+services='prometheus nginx redis-server'
 vm='qemu-system-x86 mmdebstrap e2fsprogs busybox-static kmod'
 
 case ${1:-run} in
 run) wanted=$run ;;
 deb) wanted=$deb ;;
-test) wanted="$run $deb $test" ;;
+test) wanted="$run $deb $test $services" ;;
 vm) wanted="$run $deb $vm" ;;
 *)
 	echo "usage: packages.sh [run|deb|test|vm]" >&2
@@ -45,6 +47,22 @@ if [ "$(id -u)" != 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-# A package's own services (Prometheus) are not ours to start
+
+# A service that comes with a package is neither started nor enabled; one that was there before stays as it was
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+	trap 'rm -f $policy' EXIT
+	trap 'exit 1' INT TERM HUP
+	printf '#!/bin/sh\nexit 101\n' >$policy
+	chmod 755 $policy
+fi
 # shellcheck disable=SC2086 # a list of words
 apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-confold $missing
+for service in $services; do
+	case " $missing " in
+	*" $service "*)
+		systemctl disable --quiet "$service.service"
+		[ ! -d /run/systemd/system ] || systemctl stop "$service.service"
+		;;
+	esac
+done

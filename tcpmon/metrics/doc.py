@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tcpmon.metrics.families import FAMILIES, REASONS, Family, Histogram
+from tcpmon.metrics.families import FAMILIES, LABELS, REASONS, Family, Histogram
 from tcpmon.metrics.selfmetrics import JOURNAL, LOST_STAGES, RECURSION, SELF
 
 TARGET = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
@@ -66,10 +66,8 @@ def text() -> str:
         "Each stage is there from the start, at 0.\n",
         _table(("stage", "when"), stages),
     ]
-    rows = [
-        (_name(name, kind), kind, ", ".join(labels), help_) for name, (kind, labels, help_) in SELF.items()
-    ]
-    parts += ["## About tcpmon itself\n", _table(("name", "type", "labels", "meaning"), rows)]
+    parts.append("## About tcpmon itself\n")
+    parts += [_entry(name, own.kind, own.labels, own.help, own.example) for name, own in SELF.items()]
     parts.append("And the usual `process_*` of the daemon.\n")
     return "\n".join(parts)
 
@@ -82,9 +80,13 @@ def _section(family: Family | Histogram) -> str:
     kind = "histogram" if isinstance(family, Histogram) else family.kind
     first = family.parts[0] if isinstance(family, Histogram) else family.samples[0]
     own = [name for name, _value in first.labels]
-    labels = ", ".join(["comm", "netns", "port", *own])
-    example = f"```promql\n{family.example}\n```\n"
-    return f"### {_name(family.name, kind)}\n\n{kind}; {labels}. {family.help}\n\n{example}"
+    return _entry(family.name, kind, (*LABELS, *own), family.help, family.example)
+
+
+def _entry(name: str, kind: str, labels: Sequence[str], meaning: str, example: str) -> str:
+    kind_and_labels = "; ".join(filter(None, (kind, ", ".join(labels))))
+    query = f"```promql\n{example}\n```\n"
+    return f"### {_name(name, kind)}\n\n{kind_and_labels}. {meaning}\n\n{query}"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

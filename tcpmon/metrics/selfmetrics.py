@@ -37,50 +37,109 @@ JOURNAL = "journal"
 # itself: the other copy takes over (bpf/state.bpf.c), or what was missed shows later, as lost_state.
 _NO_SECOND_CHANCE = ("enter_connect", "exit_connect", "kfunc__", "kretfunc__tcp")
 
-# Name, type, labels and meaning, for the collector below and for docs/metrics.md.
-SELF: Mapping[str, tuple[str, tuple[str, ...], str]] = {
-    "tcpmon_build_info": ("gauge", ("version", "kernel", "bcc"), "Versions; always 1."),
-    "tcpmon_netns_info": ("gauge", ("netns", "name"), "Names of network namespaces; always 1."),
-    "tcpmon_probe_info": ("gauge", ("event", "function", "mechanism"), "Hooks in use; always 1."),
-    "tcpmon_lost_events": (
+
+@dataclass(frozen=True)
+class Own:
+    """A metric about tcpmon itself, for the collector below and for docs/metrics.md."""
+
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    example: str
+
+
+# By name, without _total
+SELF: Mapping[str, Own] = {
+    "tcpmon_build_info": Own(
+        "gauge",
+        ("version", "kernel", "bcc"),
+        "Versions; always 1.",
+        "count by (version, kernel) (tcpmon_build_info)",
+    ),
+    "tcpmon_netns_info": Own(
+        "gauge",
+        ("netns", "name"),
+        "Names of network namespaces; always 1.",
+        "sum by (instance, netns, comm) (rate(tcpmon_connects_total[5m]))\n"
+        "  * on (instance, netns) group_left (name) tcpmon_netns_info",
+    ),
+    "tcpmon_probe_info": Own(
+        "gauge",
+        ("event", "function", "mechanism"),
+        "Hooks in use; always 1.",
+        "count by (event, mechanism) (tcpmon_probe_info)",
+    ),
+    "tcpmon_lost_events": Own(
         "counter",
         ("stage",),
         "Events not counted, not followed or not told, by where.",
+        "increase(tcpmon_lost_events_total[15m]) > 0",
     ),
-    "tcpmon_series": ("gauge", (), "Label sets held in the kernel, _other not among them."),
-    "tcpmon_series_limit": ("gauge", (), "Label sets that there is room for (metrics.max_series)."),
-    "tcpmon_series_overflow": (
+    "tcpmon_series": Own(
+        "gauge",
+        (),
+        "Label sets held in the kernel, _other not among them.",
+        "topk(5, tcpmon_series / tcpmon_series_limit)",
+    ),
+    "tcpmon_series_limit": Own(
+        "gauge",
+        (),
+        "Label sets that there is room for (metrics.max_series).",
+        "tcpmon_series_limit - tcpmon_series",
+    ),
+    "tcpmon_series_overflow": Own(
         "counter",
         (),
         "Connections counted under _other because no label set was free.",
+        "increase(tcpmon_series_overflow_total[1h]) > 0",
     ),
-    "tcpmon_tracked_connections": (
+    "tcpmon_tracked_connections": Own(
         "gauge",
         (),
         "Connections followed now: connecting, waiting for accept, open.",
+        "topk(5, tcpmon_tracked_connections / tcpmon_tracked_connections_limit)",
     ),
-    "tcpmon_tracked_connections_limit": ("gauge", (), "Connections that can be followed at once."),
-    "tcpmon_journal_events": ("counter", (), "Events logged to the journal."),
-    "tcpmon_config_last_reload_successful": (
+    "tcpmon_tracked_connections_limit": Own(
+        "gauge",
+        (),
+        "Connections that can be followed at once.",
+        "tcpmon_tracked_connections_limit - tcpmon_tracked_connections",
+    ),
+    "tcpmon_journal_events": Own(
+        "counter",
+        (),
+        "Events logged to the journal.",
+        "rate(tcpmon_journal_events_total[5m])",
+    ),
+    "tcpmon_config_last_reload_successful": Own(
         "gauge",
         (),
         "Whether the last read of the configuration succeeded.",
+        "tcpmon_config_last_reload_successful == 0",
     ),
-    "tcpmon_config_last_reload_success_timestamp_seconds": (
+    "tcpmon_config_last_reload_success_timestamp_seconds": Own(
         "gauge",
         (),
         "When it last succeeded, Unix time.",
+        "time() - tcpmon_config_last_reload_success_timestamp_seconds",
     ),
-    "tcpmon_scrape_duration_seconds": ("gauge", (), "Time that this scrape took up to this line."),
-    "tcpmon_bpf_run_seconds": (
+    "tcpmon_scrape_duration_seconds": Own(
+        "gauge",
+        (),
+        "Time that this scrape took up to this line.",
+        "max_over_time(tcpmon_scrape_duration_seconds[1h])",
+    ),
+    "tcpmon_bpf_run_seconds": Own(
         "counter",
         ("program",),
         "Time spent in BPF (sysctl kernel.bpf_stats_enabled=1).",
+        "sum by (instance) (rate(tcpmon_bpf_run_seconds_total[5m]))",
     ),
-    "tcpmon_bpf_runs": (
+    "tcpmon_bpf_runs": Own(
         "counter",
         ("program",),
         "Runs of a BPF program (sysctl kernel.bpf_stats_enabled=1).",
+        "rate(tcpmon_bpf_run_seconds_total[5m]) / rate(tcpmon_bpf_runs_total[5m]) > 0",
     ),
 }
 
@@ -181,9 +240,9 @@ def statistics_on(source: Path = _STATISTICS_ON) -> bool:
 
 
 def _family(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:
-    kind, labels, meaning = SELF[name]
-    make = GaugeMetricFamily if kind == "gauge" else CounterMetricFamily
-    family = make(name, meaning, labels=labels)
+    own = SELF[name]
+    make = GaugeMetricFamily if own.kind == "gauge" else CounterMetricFamily
+    family = make(name, own.help, labels=own.labels)
     for label_values, value in values.items():
         family.add_metric(label_values, value)
     return family

@@ -113,11 +113,11 @@ def launched(argv: list[str], port: int, folder: Path) -> Iterator[Subject]:
 
 
 @contextlib.contextmanager
-def tcpmon(folder: Path) -> Iterator[Subject]:
-    """The daemon with its defaults, but for the port. It may not be ready yet."""
+def tcpmon(folder: Path, settings: str = "") -> Iterator[Subject]:
+    """The daemon with its defaults, but for the port and `settings` (YAML). It may not be ready yet."""
     port = free_port()
     config = folder / f"{port}.yaml"
-    config.write_text(f"listen: 127.0.0.1:{port}\n")
+    config.write_text(f"listen: 127.0.0.1:{port}\n{settings}\n")
     with launched(["tcpmon", "run", "-c", str(config)], port, folder) as subject:
         yield subject
 

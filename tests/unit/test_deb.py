@@ -101,6 +101,9 @@ def test_everything_else_is_where_it_belongs(unpacked: Path) -> None:
     same |= {f"usr/share/tcpmon/{path.relative_to(ROOT)}": str(path.relative_to(ROOT)) for path in shipped}
     for packed, ours in same.items():
         assert (unpacked / packed).read_bytes() == (ROOT / ours).read_bytes(), packed
+    for ours in filter(Path.is_file, (ROOT / "deploy" / "prometheus").rglob("*")):
+        packed = unpacked / "usr/share/tcpmon" / ours.relative_to(ROOT / "deploy")
+        assert packed.read_bytes() == ours.read_bytes(), packed
     pages = {f"{page.name}.gz" for page in (ROOT / "docs" / "man").glob("*.8")}
     assert {page.name for page in (unpacked / "usr/share/man/man8").iterdir()} == pages
     examples = {path.name for path in (ROOT / "deploy" / "systemd" / "examples").iterdir()}

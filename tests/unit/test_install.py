@@ -98,6 +98,7 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
         "usr/local/lib/sysusers.d/tcpmon.conf",
         "usr/local/share/bash-completion/completions/tcpmon",
         "usr/local/share/zsh/site-functions/_tcpmon",
+        "usr/local/share/tcpmon/prometheus",
         CONFIG,
         LISTED,
         *pages,
@@ -107,6 +108,8 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
     told = [line.removeprefix("installed ") for line in said.splitlines() if line.startswith("installed ")]
     assert sorted(told) == sorted(f"{destination}/{path}" for path in expected)
     assert all(os.path.lexists(path) for path in told)
+    ours = ROOT / "deploy" / "prometheus"
+    assert content(destination / "usr/local/share/tcpmon/prometheus") == content(ours)
     assert (destination / CONFIG).read_bytes() == (ROOT / "config" / "tcpmon.yaml").read_bytes()
     packed = {path.name for path in (destination / "usr/local/lib/tcpmon").rglob("tcpmon/web/page/*")}
     assert packed == {path.name for path in (ROOT / "tcpmon/web/page").iterdir()}

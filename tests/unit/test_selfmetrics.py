@@ -59,10 +59,15 @@ INTERFACE = {
 
 def test_the_interface() -> None:
     ours = {
-        (name + ("_total" if kind == "counter" else ""), kind, labels)
-        for name, (kind, labels, _meaning) in selfmetrics.SELF.items()
+        (name + ("_total" if own.kind == "counter" else ""), own.kind, own.labels)
+        for name, own in selfmetrics.SELF.items()
     }
     assert ours == INTERFACE
+
+
+def test_each_example_is_of_its_metric() -> None:
+    for name, own in selfmetrics.SELF.items():
+        assert name in own.example
 
 
 def infos(**misses: int) -> Mapping[str, libbpf.ProgramInfo]:
@@ -213,9 +218,11 @@ def test_the_families(loaded: Loaded) -> None:
         "process_start_time_seconds",
     }
     for name in expected:
-        kind, labels, _meaning = selfmetrics.SELF[name]
-        assert families[name].type == kind
-        assert {tuple(sorted(sample.labels)) for sample in families[name].samples} == {tuple(sorted(labels))}
+        own = selfmetrics.SELF[name]
+        assert families[name].type == own.kind
+        assert {tuple(sorted(sample.labels)) for sample in families[name].samples} == {
+            tuple(sorted(own.labels))
+        }
 
 
 @needs_root
