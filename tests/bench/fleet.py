@@ -37,7 +37,7 @@ RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 LABELS = ("[comm, netns, port]", "[comm, port]", "[port]", "[comm]", "[]")
 OF_A_HOST = '{__name__=~"instance(_[a-z]+)*:tcpmon_.+"}'
 OF_ALL = '{__name__=~"job(_[a-z]+)*:tcpmon_.+"}'
-SCRAPES = 120
+SCRAPES = 90
 # Seconds. Roll-ups of a whole fleet every minute are enough, and a quarter of the work
 SCRAPE_EVERY, EVALUATE_EVERY = 15, 60
 BLOCK_HOSTS, BLOCK_SAMPLES = 5, 480
