@@ -46,8 +46,8 @@ def known_metrics() -> Mapping[str, set[str]]:
         else:
             labels = {*LABELS, *(label for label, _value in family.samples[0].labels)}
             known[family.name + "_total" * (family.kind == "counter")] = labels
-    for metric, (kind, own, _help) in SELF.items():
-        known[metric + "_total" * (kind == "counter")] = set(own)
+    for metric, own in SELF.items():
+        known[metric + "_total" * (own.kind == "counter")] = set(own.labels)
     for made in ProcessCollector(registry=None).collect():
         known |= {sample.name: set() for sample in made.samples}
     return {metric: labels | TARGET for metric, labels in known.items()}

@@ -16,16 +16,19 @@ from harness.polling import PATIENCE, eventually
 from harness.tool import command, parse
 
 NAMES = ("tcptracer", "tcpaccept", "tcpconnect")
-BCC = {name: [sys.executable, "-u", f"/usr/sbin/{name}-bpfcc"] for name in NAMES}
+# Local ports show more of a connect than its destination
+_OPTIONS = {"tcptracer": [], "tcpaccept": [], "tcpconnect": ["-L"]}
+BCC = {name: [sys.executable, "-u", f"/usr/sbin/{name}-bpfcc", *_OPTIONS[name]] for name in NAMES}
 # There is no tcpaccept among them
-LIBBPF = {name: ["stdbuf", "-oL", f"/usr/sbin/{name}"] for name in ("tcptracer", "tcpconnect")}
-OURS = {name: command(name) for name in NAMES}
-# More of a connect than its destination
-OPTIONS = {"tcptracer": [], "tcpaccept": [], "tcpconnect": ["-L"]}
+LIBBPF = {
+    "tcptracer": ["stdbuf", "-oL", "/usr/sbin/tcptracer"],
+    "tcpconnect": ["stdbuf", "-oL", "/usr/sbin/tcpconnect", "-s"],
+}
+OURS = {name: command(name, *_OPTIONS[name]) for name in NAMES}
 POLL_S = 0.5  # compilers need the time
 START_S, END_S = 30.0, 10.0 * PATIENCE
 
-# What is told (C, A, X, or nothing), pid, comm, IP version, and the addresses and ports by their titles
+# What is told (C, A, X, or nothing), pid, comm, IP version, local and remote address, local and remote port
 Line = tuple[str, ...]
 
 
@@ -40,7 +43,8 @@ class Running:
     def started(self) -> None:
         time.sleep(POLL_S)
         text = self.output.read_text(errors="replace")
-        assert self.process.poll() is None, f"{self.process.args} ended\n{text}"
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.process.args} ended\n{text}")
         assert "PID " in text, f"{self.process.args} shows no header\n{text}"
 
     def end(self) -> None:
@@ -56,9 +60,14 @@ class Running:
 
 
 def _alike(row: Mapping[str, str]) -> Line:
-    ends = (row.get(title, "").strip("[]") for title in ("SADDR", "LADDR", "DADDR", "RADDR"))
-    ports = (row.get(title, "") for title in ("SPORT", "LPORT", "DPORT", "RPORT"))
+    ends = (_first(row, titles).strip("[]") for titles in (("SADDR", "LADDR"), ("DADDR", "RADDR")))
+    ports = (_first(row, titles) for titles in (("SPORT", "LPORT"), ("DPORT", "RPORT")))
     return (row.get("T", ""), row["PID"], row["COMM"][:12], row["IP"], *ends, *ports)
+
+
+def _first(row: Mapping[str, str], titles: tuple[str, ...]) -> str:
+    """The tools do not agree on what the local end is called."""
+    return next(row[title] for title in titles if title in row)
 
 
 def start(name: str, program: list[str], folder: Path) -> Running:
@@ -67,7 +76,7 @@ def start(name: str, program: list[str], folder: Path) -> Running:
     output = folder / name
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*program, *OPTIONS[name]],
+            program,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
