@@ -16,7 +16,6 @@ from tests.vm.parts import LIVE, PARTS, Part
 ORDER = Path("/srv/order.json")
 # An emulated machine is ten to twenty times slower
 PATIENCE = "10"
-TEST_LIMIT_S = 900
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
 
 def run(name: str, part: Part, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "tests.vm.guest.plugin", "-p", "no:cacheprovider"]
-    command += ["-q", f"--timeout={TEST_LIMIT_S}", *part.tests]
+    command += ["-q", f"--timeout={part.limit_s}", *part.tests]
     lacks = MACHINES[environment["TCPMON_VM_MACHINE"]].lacks
     command += [f"--deselect={test}" for test in (*part.without, *(LIVE + test for test in lacks))]
     start = time.monotonic()
