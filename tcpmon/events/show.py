@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import select
 import signal
 import sys
@@ -62,10 +63,18 @@ def _follow(events: Events, printer: Printer) -> None:
     poll = select.poll()
     poll.register(events.fd, events.poll_events)
     poll.register(STDOUT, 0)  # tells without being asked that its reader is gone
+    poll.register(_signalled(), select.POLLIN)
     printer.show_header()
     while not any(fd == STDOUT and what & _HUNG_UP for fd, what in poll.poll(events.wait_ms())):
         events.process()
         printer.show(events.further())
+
+
+def _signalled() -> int:
+    """A descriptor that a signal makes readable: one that comes just before poll() would wait for its end."""
+    readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    return readable
 
 
 class Printer:

@@ -67,7 +67,9 @@ def busy(ns: Netns, *names: str | bytes) -> Iterator[int]:
 
 
 def rate(text: str) -> float:
-    """A rate as the page writes it."""
+    """A rate as the page writes it; 0 as long as there is none."""
+    if text == "–":
+        return 0.0
     number, _, unit = text.partition(" ")
     return float(number) * {"": 1, "k": 1e3}[unit]
 

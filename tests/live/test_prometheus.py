@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from harness.again import undisturbed
 from harness.daemon import Daemon, free_port
 from harness.netns import Netns
 from harness.oracle import snmp
@@ -82,7 +83,7 @@ def watched(
     """The site after its traffic: nothing changes any more."""
     require_prometheus()
     require_servers()
-    with site(tmp_path_factory.mktemp("site")) as made:
+    with undisturbed(lambda: site(tmp_path_factory.mktemp("site"))) as made:
         yield made
 
 
