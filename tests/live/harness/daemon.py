@@ -106,9 +106,19 @@ class Daemon:
             assert got == want, f"{where}\n want {want}\n got  {got}"
             return scrape
 
-        scrape = settled(check, deadline_s)
+        try:
+            scrape = settled(check, deadline_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._circumstances(ns)}") from None
         scrape.identities(**where)
         return scrape
+
+    def _circumstances(self, ns: Netns) -> str:
+        """What may have become of a count that is missing: the namespace's series, and all losses."""
+        wanted = (f'netns="{ns.inum}"', "tcpmon_lost_events_total{")
+        lines = [line for line in self.get().splitlines() if any(text in line for text in wanted)]
+        told = [line for line in lines if not line.endswith((" 0", " 0.0")) and "_bucket{" not in line]
+        return "in this namespace, and lost so far:\n" + "\n".join(told)
 
     def reload(self, config: dict[str, Any]) -> bool:
         """Write the file, send SIGHUP, wait for the outcome: True if the daemon took it.
