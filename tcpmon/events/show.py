@@ -24,7 +24,8 @@ def run(parsed: argparse.Namespace) -> None:
 
     BrokenPipeError where nobody reads what there was; TcpmonError for what the operator has to set right.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with the first ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         events = Events(_query(parsed))
         printer = Printer(as_json=parsed.json)
