@@ -37,7 +37,7 @@ _PROGRAM_TYPES = {
 _SYSCALLS = {"x86_64": {"bpf": 321, "perf_event_open": 298}, "aarch64": {"bpf": 280, "perf_event_open": 241}}
 _BPF_PROG_LOAD, _BPF_RAW_TRACEPOINT_OPEN = 5, 17
 _PERF_IOC_ENABLE, _PERF_IOC_SET_BPF = 0x2400, 0x40042408
-_PERF_TYPE_TRACEPOINT = 2
+PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
 _RETURN_0 = struct.pack("<QQ", 0xB7, 0x95)  # r0 = 0; exit
 _LIBC = ct.CDLL(None, use_errno=True)
@@ -50,7 +50,10 @@ def attach(kind: str, hook: str, program_fd: int) -> int:
         return libbpf.attach_raw_tracepoint(hook, program_fd)
     if kind in (FENTRY, FEXIT):
         return _bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QI4x", 0, program_fd))
-    event = _tracepoint_event(hook) if kind == TRACEPOINT else _kprobe_event(hook, kind == KRETPROBE)
+    if kind == TRACEPOINT:
+        event = perf_event(PERF_TYPE_TRACEPOINT, tracepoint_id(hook))
+    else:
+        event = _kprobe_event(hook, kind == KRETPROBE)
     try:
         fcntl.ioctl(event, _PERF_IOC_SET_BPF, program_fd)
         fcntl.ioctl(event, _PERF_IOC_ENABLE, 0)
@@ -118,35 +121,34 @@ def _syscall(name: str, *arguments: object) -> int:
     return result
 
 
-def _perf_event(event_type: int, config: int, config1: int = 0) -> int:
+def perf_event(
+    event_type: int, config: int, config1: int = 0, *, cpu: int = 0, sample_period: int = 1
+) -> int:
+    """A descriptor of an event of all processes on a CPU. OSError where the kernel refuses."""
     # struct perf_event_attr of 112 bytes (PERF_ATTR_SIZE_VER5): type, size, config, …, config1 at 56
     attr = ct.create_string_buffer(112)
     struct.pack_into("<IIQ", attr, 0, event_type, 112, config)
-    struct.pack_into("<QQ", attr, 16, 1, 0)  # sample_period
+    struct.pack_into("<QQ", attr, 16, sample_period, 0)
     struct.pack_into("<Q", attr, 56, config1)
     return _syscall(
         "perf_event_open",
         ct.byref(attr),
         ct.c_int(-1),
-        ct.c_int(0),
+        ct.c_int(cpu),
         ct.c_int(-1),
         ct.c_ulong(_PERF_FLAG_FD_CLOEXEC),
     )
 
 
-def _tracepoint_event(hook: str) -> int:
-    """`hook` is category:name."""
+def tracepoint_id(hook: str) -> int:
+    """Its number for perf; `hook` is category:name. KernelError where there is none to be read."""
     category, name = hook.split(":")
     for root in TRACEFS:
         try:
-            return _perf_event(
-                _PERF_TYPE_TRACEPOINT, int((root / "events" / category / name / "id").read_text())
-            )
+            return int((root / "events" / category / name / "id").read_text())
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except PermissionError as error:
-            if not str(error.filename or "").startswith(str(root)):
-                raise
+        except PermissionError:
             raise KernelError(f"{root} cannot be read", "run as root, or grant CAP_DAC_READ_SEARCH") from None
     raise KernelError(f"no tracepoint {hook}", "mount tracefs: mount -t tracefs tracefs /sys/kernel/tracing")
 
@@ -156,4 +158,4 @@ def _kprobe_event(function: str, on_return: bool) -> int:
     if not source.exists():
         raise KernelError("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")
     name = ct.create_string_buffer(function.encode())
-    return _perf_event(int(source.read_text()), int(on_return), ct.addressof(name))
+    return perf_event(int(source.read_text()), int(on_return), ct.addressof(name))

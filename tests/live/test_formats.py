@@ -25,6 +25,8 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from tests.bench import world
+
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 COUNTERS = """
     tcpmon_connect_attempts_total tcpmon_connects_total tcpmon_connect_failures_total
@@ -184,11 +186,8 @@ def test_every_metric_has_help_and_type_from_the_start(daemon: Daemon, name: str
 @pytest.fixture
 def bpf_statistics() -> Iterator[None]:
     """The kernel measures BPF programs for the while."""
-    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
-    before = switch.read_text()
-    switch.write_text("1")
-    yield
-    switch.write_text(before)
+    with world.bpf_statistics():
+        yield
 
 
 def test_run_time_of_the_programs(bpf_statistics: None, busy: Daemon) -> None:

@@ -23,6 +23,8 @@ from harness.servers import HTTP, REDIS, asking_for, require_servers
 from helpers.site import FAR, FEW, LOSSY, POSTGRES, SHIPPED, SLOW, Site, host, site
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from tests.bench import world
+
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
@@ -69,11 +71,8 @@ FIRING: Mapping[str, list[dict[str, str]]] = {
 @pytest.fixture(scope="module")
 def bpf_statistics() -> Iterator[None]:
     """The kernel measures BPF programs for the while."""
-    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
-    before = switch.read_text()
-    switch.write_text("1")
-    yield
-    switch.write_text(before)
+    with world.bpf_statistics():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from webpki import DEADLINE_SECONDS, write_yaml
+from waiting import DEADLINE_SECONDS
+from webpki import write_yaml
 
 
 class Scraper:

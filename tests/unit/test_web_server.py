@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from overviews import looked
+from waiting import DEADLINE_SECONDS, drain, eventually
 
 from tcpmon import __version__
 from tcpmon.config import Address
@@ -29,7 +29,6 @@ from tcpmon.web import connections, handler, wire
 from tcpmon.web.landing import Landing
 from tcpmon.web.server import Response, Server, listen, listen_all
 
-DEADLINE_SECONDS = 20
 LINES = [
     b'tcpmon_connects_total{comm="proc",netns="4026531840",port="%d"} 7.0\n' % port for port in range(9973)
 ]
@@ -121,19 +120,6 @@ class Site:
 
     def get(self, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
         return self.request("GET", path, **headers)
-
-
-def drain(sock: socket.socket) -> bytes:
-    return b"".join(iter(lambda: sock.recv(65536), b""))
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def is_closed(sock: socket.socket) -> bool:

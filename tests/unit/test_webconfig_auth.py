@@ -12,8 +12,9 @@ from pathlib import Path
 import bcrypt
 import pytest
 from needs import needs
-from webpki import DEADLINE_SECONDS, hashed
-from websites import Website, eventually, website
+from waiting import DEADLINE_SECONDS, eventually
+from webpki import hashed
+from websites import Website, website
 
 from tcpmon.web.webconfig import auth, turns
 from tcpmon.web.webconfig.auth import Passwords, credentials, nobodys

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from needs import needs
+from waiting import drain, eventually
 from webpki import Pki, hashed
-from websites import AS_CLIENT, DEMANDING, PAIR, Website, drain, eventually, website
+from websites import AS_CLIENT, DEMANDING, PAIR, Website, website
 
 from tcpmon.web.webconfig import files
 

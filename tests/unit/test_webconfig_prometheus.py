@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from needs import needs
 from scraper import Scraper, scraper
+from waiting import eventually
 from webpki import YESTERDAY, Pki, hashed
-from websites import DEMANDING, LINES, PAIR, Website, eventually, website
+from websites import DEMANDING, LINES, PAIR, Website, website
 
 pytestmark = needs("prometheus")
 

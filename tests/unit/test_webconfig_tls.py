@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from needs import needs
-from webpki import DEADLINE_SECONDS, YESTERDAY, Pki
-from websites import AS_CLIENT, DEMANDING, PAIR, TEXT, Website, drain, eventually, website
+from waiting import DEADLINE_SECONDS, drain, eventually
+from webpki import YESTERDAY, Pki
+from websites import AS_CLIENT, DEMANDING, PAIR, TEXT, Website, website
 
 from tcpmon.web import connections
 from tcpmon.web.webconfig import tls

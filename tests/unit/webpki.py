@@ -10,8 +10,8 @@ from typing import Any
 
 import bcrypt
 import trustme
+from waiting import DEADLINE_SECONDS
 
-DEADLINE_SECONDS = 20
 NOW = datetime.now(timezone.utc)
 YESTERDAY, TOMORROW = NOW - timedelta(days=1), NOW + timedelta(days=1)
 LONG_AGO = NOW - timedelta(days=300)

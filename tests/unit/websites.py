@@ -7,12 +7,12 @@ import itertools
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from webpki import DEADLINE_SECONDS, Pki, curl, write_yaml
+from waiting import DEADLINE_SECONDS
+from webpki import Pki, curl, write_yaml
 
 from tcpmon.config import Address
 from tcpmon.web import webconfig
@@ -26,19 +26,6 @@ AS_CLIENT = ("--cert", "client.crt", "--key", "client.key")
 LINES = [b'tcpmon_connects_total{comm="proc",port="%d"} 7.0\n' % port for port in range(9973)]
 TEXT = b"".join(LINES)
 _PLAIN = "text/plain; charset=utf-8"
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def drain(sock: socket.socket) -> bytes:
-    return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
 class _Endless:

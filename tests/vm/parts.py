@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 LIVE, GUEST = "tests/live/", "tests/vm/guest/"
 
@@ -89,6 +89,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     machines: tuple[str, ...] = ()  # none: all
     without: tuple[str, ...] = ()  # of these tests
+    with_package: bool = False  # tcpmon's, for the tests to install
 
 
 def _nodes() -> Iterator[str]:
@@ -121,17 +122,15 @@ def _truth(mechanism: str) -> Part:
     )
 
 
+_SERVICE = Part("the package, as a service", (GUEST + "test_service.py",), 1800, with_package=True)
 PARTS = {
     "kernel": Part("what the kernel offers", (GUEST + "test_kernel.py",), 240),
     "fexit": _truth("fexit"),
     "kretprobe": _truth("kretprobe"),
     "tracepoint": _truth("tracepoint"),
-    "service": Part("the package, as a service", (GUEST + "test_service.py",), 1800),
-    "restarts": Part(
-        "the service, with fewer restarts",
-        (GUEST + "test_service.py",),
-        1800,
-        environment={"TCPMON_VM_RESTARTS": "3"},
+    "service": _SERVICE,
+    "restarts": replace(
+        _SERVICE, what="the service, with fewer restarts", environment={"TCPMON_VM_RESTARTS": "3"}
     ),
     # bcc's tools compile the kernel's headers: minutes each
     "judge": Part("bcc's tools and ours", (GUEST + "test_judge.py",), 2700, machines=("6.1", "6.12", "7.x")),

@@ -27,7 +27,7 @@ def disk(folder: Path, machine: str, debian: str, parts: list[str]) -> Path:
     """Makes the image in `folder`; it is mounted at /srv."""
     tree = folder / "srv"
     _copy(tree / "project")
-    if {"service", "restarts"} & set(parts):
+    if any(PARTS[part].with_package for part in parts):
         _package(tree / "debs")
     order = {"machine": machine, "debian": debian, "parts": parts}
     (tree / "order.json").write_text(json.dumps(order))

@@ -11,18 +11,14 @@ from __future__ import annotations
 import ctypes as ct
 import os
 import struct
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-from tcpmon.kernel import libbpf
+from tcpmon.kernel import attach, libbpf
 
 from .polling import eventually
 
 EVENT = "inet_sock_set_state"
-_TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
-# linux/perf_event.h; the numbers of system calls are those of x86-64 and of all newer architectures
-_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241}
-_PERF_TYPE_TRACEPOINT, _PERF_ATTR_SIZE_VER5, _PERF_FLAG_FD_CLOEXEC = 2, 112, 8
 _ARRAY, _RAW_TRACEPOINT = 2, 17  # linux/bpf.h
 
 
@@ -50,11 +46,9 @@ def _open(result: int, what: str) -> int:
     return result
 
 
-def _event_id() -> int:
-    for tracefs in _TRACEFS:
-        with suppress(FileNotFoundError):
-            return int((tracefs / "events/sock" / EVENT / "id").read_text())
-    raise FileNotFoundError(f"{EVENT}/id: mount tracefs: mount -t tracefs tracefs {_TRACEFS[0]}")
+def _counter(cpu: int) -> int:
+    number = attach.tracepoint_id(f"sock:{EVENT}")
+    return attach.perf_event(attach.PERF_TYPE_TRACEPOINT, number, cpu=cpu, sample_period=0)
 
 
 class Witness:
@@ -71,7 +65,7 @@ class Witness:
                 "a program",
             )
             made.callback(os.close, self._program)
-            self._counters = [self._counter(cpu) for cpu in sorted(_online())]
+            self._counters = [_counter(cpu) for cpu in sorted(_online())]
             for counter in self._counters:
                 made.callback(os.close, counter)
             made.callback(os.close, libbpf.attach_raw_tracepoint(EVENT, self._program))
@@ -84,21 +78,6 @@ class Witness:
 
     def close(self) -> None:
         self._made.close()
-
-    def _counter(self, cpu: int) -> int:
-        attributes = struct.pack("=IIQ", _PERF_TYPE_TRACEPOINT, _PERF_ATTR_SIZE_VER5, _event_id())
-        number = _PERF_EVENT_OPEN[os.uname().machine]
-        every_process, no_group = -1, -1
-        libc = ct.CDLL(None, use_errno=True)
-        fd = libc.syscall(
-            number,
-            attributes.ljust(_PERF_ATTR_SIZE_VER5, b"\0"),
-            every_process,
-            cpu,
-            no_group,
-            _PERF_FLAG_FD_CLOEXEC,
-        )
-        return _open(fd, f"perf's count of {EVENT} on CPU {cpu}")
 
     def _happened(self) -> int:
         return sum(int.from_bytes(os.read(counter, 8), "little") for counter in self._counters)
