@@ -103,11 +103,12 @@ def _nodes() -> Iterator[str]:
 
 # Of calls beyond a kretprobe's maxactive (on Debian's 5.10 the number of CPUs) the return is not seen: such
 # an accept is counted when it closes, but how long it waited is not known. (That all are counted is
-# test_tcptracer_bpf_34.)
+# test_tcptracer_bpf_34.) The last of these has three processes in accept() at once.
 _WITHOUT = {
     "kretprobe": (
         f"{LIVE}test_accepts.py::test_a_hundred_threads_blocked_in_accept",
         f"{LIVE}test_accepts.py::test_prefork_workers",
+        f"{LIVE}test_throughput.py::test_interrupted_in_the_middle_of_counting",
     )
 }
 
@@ -116,7 +117,7 @@ def _truth(mechanism: str) -> Part:
     return Part(
         f"the truth suite by {mechanism}",
         tuple(_nodes()),
-        limit_s=900,
+        limit_s=1800,
         environment={"TCPMON_MECHANISM": mechanism},
         without=_WITHOUT.get(mechanism, ()),
     )
