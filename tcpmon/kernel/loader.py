@@ -153,19 +153,28 @@ def _load(bcc: Any, loaded: Any, probe: probes.Probe) -> int:
         attach.FENTRY: bcc.BPF.TRACING,
         attach.FEXIT: bcc.BPF.TRACING,
     }
+    name = _bcc_name(loaded, probe.program)
     if probe.copy > 1:
-        del loaded.funcs[probe.program.encode()]  # bcc would give the one that it has
+        del loaded.funcs[name]  # bcc would give the one that it has
     try:
-        return int(loaded.load_func(probe.program.encode(), kinds[probe.kind]).fd)
+        return int(loaded.load_func(name, kinds[probe.kind]).fd)
     except Exception as error:  # bcc raises nothing more specific  # noqa: BLE001
         raise KernelError(
             f"the kernel refuses the BPF program {probe.program}: {error}", "please report this"
         ) from None
 
 
+def _bcc_name(loaded: Any, program: str) -> bytes:
+    """What bcc calls a program: since 0.28 the module of a kernel function stands in its name. It has loaded
+    those by itself."""
+    kind, _, function = program.partition("__")
+    longer = f"{kind}__vmlinux__{function}".encode()
+    return longer if longer in loaded.funcs else program.encode()
+
+
 def _attach(loaded: Any, probe: probes.Probe, program_fd: int) -> int:
     # bcc attaches functions of these names by itself
-    by_itself = {**loaded.kfunc_entry_fds, **loaded.kfunc_exit_fds}.get(probe.program.encode())
+    by_itself = {**loaded.kfunc_entry_fds, **loaded.kfunc_exit_fds}.get(_bcc_name(loaded, probe.program))
     if by_itself is not None:
         return int(by_itself)
     try:
