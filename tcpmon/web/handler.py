@@ -67,12 +67,20 @@ def plain(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Respo
     return Response(status.value, "text/plain; charset=utf-8", [line], headers or {})
 
 
+class _Headers(http.client.HTTPMessage):
+    """Of a request, which is no mail: what its Content-Type says is not for the parser to follow."""
+
+    def get_content_type(self) -> str:
+        return "text/plain"
+
+
 class Handler(BaseHTTPRequestHandler):
     """Serves a connection until its end, in the constructor (socketserver's way); raises Hangup."""
 
     protocol_version = "HTTP/1.1"
     # http.server's own default, HTTP/0.9, makes it send errors without a status line.
     default_request_version = "HTTP/1.0"
+    MessageClass = _Headers
     rfile: RequestReader
 
     def __init__(
@@ -124,7 +132,8 @@ class Handler(BaseHTTPRequestHandler):
         except http.client.LineTooLong:
             self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
             return False
-        if len(self.raw_requestline.split()) != 3:  # HTTP/0.9's two words included
+        # HTTP/0.9's two words included; as http.server splits them, at more than ASCII's blanks
+        if len(self.raw_requestline.decode("iso-8859-1").split()) != 3:
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         self.rfile.allow(MAX_HEADER_BYTES)
@@ -151,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
             return False
         # Lines that are no headers, or hidden behind such
-        if self.headers.defects or self.headers.get_payload():
+        if self.headers.defects or self.headers.get_payload() or self.headers.get_unixfrom():
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         has_body = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
