@@ -6,7 +6,6 @@ import email.message
 import http.client
 import itertools
 import logging
-import re
 import socket
 import urllib.parse
 import zlib
@@ -18,6 +17,7 @@ from typing import cast
 
 from tcpmon import __version__
 from tcpmon.web.connections import Connections, Phase
+from tcpmon.web.headers import RequestHeaders, accepts_gzip, elements
 from tcpmon.web.webconfig.guard import Guard
 from tcpmon.web.wire import (
     CHUNK_BYTES,
@@ -67,20 +67,13 @@ def plain(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Respo
     return Response(status.value, "text/plain; charset=utf-8", [line], headers or {})
 
 
-class _Headers(http.client.HTTPMessage):
-    """Of a request, which is no mail: what its Content-Type says is not for the parser to follow."""
-
-    def get_content_type(self) -> str:
-        return "text/plain"
-
-
 class Handler(BaseHTTPRequestHandler):
     """Serves a connection until its end, in the constructor (socketserver's way); raises Hangup."""
 
     protocol_version = "HTTP/1.1"
     # http.server's own default, HTTP/0.9, makes it send errors without a status line.
     default_request_version = "HTTP/1.0"
-    MessageClass = _Headers
+    MessageClass = RequestHeaders
     rfile: RequestReader
 
     def __init__(
@@ -164,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         has_body = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
-        last = self.request_version == "HTTP/1.0" or "close" in _list(self.headers, "Connection")
+        last = self.request_version == "HTTP/1.0" or "close" in elements(self.headers, "Connection")
         self.close_connection = has_body or last or self._connections.crowded
         return True
 
@@ -261,21 +254,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         log.debug("%s: %.300r", self._connection.peer, format % args)
-
-
-def _list(headers: email.message.Message, name: str) -> list[str]:
-    """The elements of a comma-separated header, all its lines taken together, in lower case."""
-    return [element.strip().lower() for line in headers.get_all(name, []) for element in str(line).split(",")]
-
-
-_CODING = re.compile(r"([^\s;]+)\s*(?:;\s*q\s*=\s*([\d.]+))?")
-
-
-def accepts_gzip(headers: email.message.Message) -> bool:
-    """Whether Accept-Encoding names gzip (or `*`) with a weight other than 0."""
-    codings = filter(None, map(_CODING.match, _list(headers, "Accept-Encoding")))
-    weights = {coding[1]: coding[2] or "1" for coding in codings}
-    return bool(weights.get("gzip", weights.get("*", "0")).strip("0."))  # "0", "0.0", "0.000"
 
 
 def coalesced(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from tcpmon.events import verb, when
 from tcpmon.kernel.source import Module, identity
 from tcpmon.service import manager, store
 from tcpmon.tools.dns import Names, _payload
-from tcpmon.web.handler import accepts_gzip
+from tcpmon.web.headers import accepts_gzip
 
 TIMES = [
     "-1h",
