@@ -22,7 +22,7 @@ unit: $(VENV)/dev
 # So many examples for each target, others each time, and how far it is; FUZZ_ARGUMENTS="-k http" for a part of it
 FUZZ_EXAMPLES = 20000
 fuzz: $(VENV)/dev
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) nice -n 10 $(BIN)/pytest tests/unit/fuzz -v -s --timeout 0 --durations 0 \
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) nice -n 10 $(BIN)/pytest tests/unit/fuzz -v -s --durations 0 \
 		$(FUZZ_ARGUMENTS)
 
 lint: $(VENV)/dev

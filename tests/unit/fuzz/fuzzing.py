@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,8 @@ CAMPAIGN = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 # Of the processor, not of the clock: far more than any example needs, on whatever machine
 LIMIT_SECONDS = 20.0
 _TOLD_EVERY_SECONDS = 10.0
+# By the clock, where the machine is busy with other things; a campaign takes as long as it takes
+_TIMEOUT = pytest.mark.timeout(0 if CAMPAIGN else 900)
 
 
 class Progress:
@@ -64,7 +67,7 @@ def fuzz(examples: int, **values: st.SearchStrategy[Any]) -> Callable[[F], F]:
             print_blob=True,
             suppress_health_check=list(HealthCheck),
         )
-        return chosen(given(**values)(one))  # type: ignore[return-value]
+        return _TIMEOUT(chosen(given(**values)(one)))  # type: ignore[no-any-return]
 
     return decorate
 

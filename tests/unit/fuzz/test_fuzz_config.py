@@ -103,7 +103,7 @@ def plain(data: bytes) -> Any:
     )
 
 
-@fuzz(400, data=files(SHIPPED, TREES))
+@fuzz(250, data=files(SHIPPED, TREES))
 def test_whatever_is_in_the_file(reader: Reader, data: bytes) -> None:
     found = reader.read(data)
     again = reader.read(data)
@@ -116,7 +116,7 @@ def test_whatever_is_in_the_file(reader: Reader, data: bytes) -> None:
         assert SCHEMA.is_valid(plain(data)), data
 
 
-@fuzz(300, data=TREES)
+@fuzz(200, data=TREES)
 def test_what_the_schema_takes(reader: Reader, data: bytes) -> None:
     try:
         valid = SCHEMA.is_valid(plain(data))

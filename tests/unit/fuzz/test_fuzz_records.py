@@ -69,7 +69,7 @@ def is_event(of: bytes) -> bool:
     return known and (kind != Kind.CONNECT_FAILED or field(of, "reason")[0] < len(REASONS))
 
 
-@fuzz(300, records=RECORDS)
+@fuzz(150, records=RECORDS)
 def test_an_entry_or_none(records: list[bytes]) -> None:
     made = ENTRIES.of(b"".join(records))
     assert [entry != UNTOLD for entry in made] == [is_event(each) for each in records]
@@ -112,7 +112,7 @@ def test_names(comm: bytes, other: bytes) -> None:
         assert not any(character < " " or character == "\x7f" for character in shown)
 
 
-@fuzz(100, records=st.lists(WHOLE, min_size=1, max_size=5))
+@fuzz(60, records=st.lists(WHOLE, min_size=1, max_size=5))
 def test_lines_of_a_tool(records: list[bytes]) -> None:
     """Of a ring of a tool's own, which has no other kinds."""
     parser = ArgumentParser()

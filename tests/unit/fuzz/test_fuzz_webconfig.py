@@ -120,7 +120,7 @@ def is_valid(data: bytes) -> bool:
     return bool(SCHEMA.is_valid(json.loads(json.dumps(yaml.load(data, SchemaLoader)))))
 
 
-@fuzz(300, data=files(SHIPPED, TREES))
+@fuzz(150, data=files(SHIPPED, TREES))
 def test_whatever_is_in_the_file(reader: Reader, data: bytes) -> None:
     found = reader.read(data)
     again = reader.read(data)
@@ -136,7 +136,7 @@ def test_whatever_is_in_the_file(reader: Reader, data: bytes) -> None:
         assert is_valid(data), data
 
 
-@fuzz(200, data=TREES)
+@fuzz(100, data=TREES)
 def test_what_the_schema_takes(reader: Reader, data: bytes) -> None:
     try:
         valid = is_valid(data)
