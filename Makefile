@@ -7,7 +7,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 CONFIG = config/tcpmon.yaml
 
-.PHONY: run test test-vm unit lint bench fleet docs format install uninstall deb clean
+.PHONY: run test test-vm unit fuzz lint bench fleet docs format install uninstall deb clean
 
 run: $(VENV)/run
 	@echo "starting tcpmon; its metrics will be at http://127.0.0.1:19317/metrics (Ctrl-C ends it)"
@@ -18,6 +18,12 @@ test: $(VENV)/dev lint
 
 unit: $(VENV)/dev
 	$(BIN)/pytest tests/unit
+
+# So many examples for each target, others each time, and how far it is; FUZZ_ARGUMENTS="-k http" for a part of it
+FUZZ_EXAMPLES = 20000
+fuzz: $(VENV)/dev
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) nice -n 10 $(BIN)/pytest tests/unit/fuzz -v -s --durations 0 \
+		$(FUZZ_ARGUMENTS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

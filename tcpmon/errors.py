@@ -37,10 +37,17 @@ class Fault:
         return f"{place}: {self.key}: {self.problem}" if self.key else f"{place}: {self.problem}"
 
 
+# Of a file that is none of ours every line may be a fault; nobody reads more at once.
+MAX_TOLD = 100
+
+
 class ConfigError(TcpmonError):
-    """A configuration file with faults, one line each in `message`."""
+    """A configuration file with faults, one line each in `message`: the first MAX_TOLD, and how many more."""
 
     def __init__(self, faults: list[Fault]) -> None:
         hint = "see docs/configuration.md; `tcpmon check-config` checks a file"
-        super().__init__("\n".join(map(str, faults)), hint)
+        told = [*map(str, faults[:MAX_TOLD])]
+        if more := len(faults) - len(told):
+            told.append(f"{faults[0].path}: {more} more faults")
+        super().__init__("\n".join(told), hint)
         self.faults = faults

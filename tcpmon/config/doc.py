@@ -15,6 +15,7 @@ import yaml
 from tcpmon.config import DEFAULT_PATH
 from tcpmon.config.kinds import MAX_ITEMS
 from tcpmon.config.settings import SECTIONS, SETTINGS, Section, Setting
+from tcpmon.errors import MAX_TOLD
 
 WIDTH = 100
 
@@ -29,7 +30,8 @@ nothing. Every key is optional, and an empty file is a valid one. The shipped
 [config/tcpmon.schema.json](../config/tcpmon.schema.json) is a JSON Schema for editors and pipelines.
 
 `tcpmon check-config -c FILE` reads and checks a file and starts nothing. Each fault is one line, all
-faults of the file are told at once, and tcpmon does not start with a fault:
+faults of the file are told at once (the first {MAX_TOLD}, and how many more), and tcpmon does not start with
+a fault:
 
 ```
 tcpmon.yaml:12:5: filters.port.include: "8099-8000": the range runs backwards; write 8000-8099

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
 import fcntl
 import ipaddress
 import os
@@ -19,6 +18,7 @@ from tcpmon.config.kinds import (
     Kind,
     Schema,
     World,
+    integer,
     list_items,
     parse_text,
     parse_whole,
@@ -42,7 +42,7 @@ MAX_COMM_BYTES = 15
 NS_GET_NSTYPE = 0xB703
 CLONE_NEWNET = 0x40000000
 
-_PORTS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _PID_NETNS = re.compile(r"pid:([0-9]{1,9})")
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
@@ -82,10 +82,11 @@ PIDS = selection(replace(whole(1, MAX_PID), text="process ids"))
 
 def _ports(node: Node, _: World) -> tuple[int, int]:
     """An inclusive range."""
-    match = _PORTS.fullmatch(node.text) if node.tag in ("int", "str") else None
-    if not match:
+    number = integer(node)
+    match = _PORTS.fullmatch(node.text) if node.tag == "str" else None
+    if number is None and not match:
         raise node.expected('a port or a range such as "8000-8099"')
-    low, high = int(match[1]), int(match[2] or match[1])
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (number or 0, number or 0)
     if not (1 <= low <= MAX_PORT and 1 <= high <= MAX_PORT):
         raise node.bad(f"ports run from 1 to {MAX_PORT}")
     if low > high:
@@ -142,10 +143,8 @@ def _inum(node: Node, path: str, if_missing: str) -> int:
 def _is_netns(descriptor: int) -> bool:
     try:
         return fcntl.ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET
-    except OSError as error:
-        if error.errno in (errno.ENOTTY, errno.EINVAL):  # what files answer that are no namespace
-            return False
-        raise
+    except OSError:  # ENOTTY of most files that are no namespace; devices have answers of their own
+        return False
 
 
 NETNS = selection(
@@ -219,7 +218,7 @@ def _remote(node: Node, _: World) -> Network:
     text = parse_text(node, "an IP address or network")
     address, slash, prefix = text.partition("/")
     try:
-        if slash and not (prefix.isascii() and prefix.isdecimal()):
+        if slash and not (prefix.isascii() and prefix.isdecimal() and len(prefix) <= 3):
             raise ValueError(prefix)
         network = ipaddress.ip_network(without_zone(text), strict=False)
     except ValueError:

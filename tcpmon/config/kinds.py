@@ -62,13 +62,18 @@ def whole(low: int, high: int) -> Kind:
 
 
 def parse_whole(node: Node, low: int, high: int, what: str) -> int:
-    try:
-        value = int(node.text, 0) if node.tag == "int" else None
-    except ValueError:  # 010, 1:30 and numbers of thousands of digits are whole numbers in YAML
-        value = None
+    value = integer(node)
     if value is None or not low <= value <= high:
         raise node.expected(what)
     return value
+
+
+def integer(node: Node) -> int | None:
+    """None for what is none, and for 010 and 1:30, which are 8 and 90 in YAML, and nobody means that."""
+    try:
+        return int(node.text, 0) if node.tag == "int" else None
+    except ValueError:  # those, and numbers of thousands of digits
+        return None
 
 
 def parse_text(node: Node, what: str) -> str:

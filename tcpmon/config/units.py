@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 
-from tcpmon.config.kinds import Kind, World, list_items
+from tcpmon.config.kinds import Kind, World, integer, list_items
 from tcpmon.config.yamlmap import Node, collect
 
 MAX_BUCKETS = 64
@@ -24,12 +25,12 @@ _SIZE = re.compile(r"([0-9]{1,10})(KiB|MiB|GiB)")
 def _number(node: Node, what: str) -> float:
     """A finite number. `inf` and `nan` have a dot in YAML, so that float() refuses them."""
     try:
-        value = float(node.text) if node.tag in ("int", "float") else None
-    except ValueError:
-        value = None
-    if value is None or value in (float("inf"), float("-inf")):
-        raise node.expected(what)
-    return value
+        value = integer(node) if node.tag == "int" else float(node.text) if node.tag == "float" else None
+        if value is not None and math.isfinite(value):
+            return float(value)
+    except (ValueError, OverflowError):  # OverflowError: a whole number beyond every float
+        pass
+    raise node.expected(what)
 
 
 def _duration(node: Node, _: World) -> float:
@@ -64,8 +65,8 @@ def _size(node: Node, _: World) -> int:
     match = _SIZE.fullmatch(node.text) if node.tag == "str" else None
     if match:
         size = int(match[1]) * _BYTES[match[2]]
-    elif node.tag == "int" and node.text.isdecimal() and len(node.text) < 20:
-        size = int(node.text)
+    elif (number := integer(node)) is not None:
+        size = number
     else:
         raise node.expected("a size, a number of bytes or such as 512KiB, 1MiB")
     if not mmap.PAGESIZE <= size <= MAX_BUFFER_BYTES:

@@ -6,6 +6,7 @@ document are refused before anything is built from them.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,7 +17,7 @@ import yaml
 from yaml.reader import Reader
 from yaml.resolver import Resolver
 
-from tcpmon.errors import ConfigError, Fault
+from tcpmon.errors import MAX_TOLD, ConfigError, Fault
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -32,7 +33,13 @@ MAX_SHOWN = 128
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KINDS = {"seq": "a list", "map": "a mapping"}
-_UNQUOTED_IPV6 = re.compile(r"(?:^|[\s,\[])(?:\[[0-9a-fA-F:]*:[0-9a-fA-F:]*\]|::)")
+_SCALAR_TAGS = ("str", "null", "bool", "int", "float", "binary", "timestamp")
+_NULLS = ("", "~", "null", "Null", "NULL")
+# With a second byte order mark, which libyaml would pass over
+_CONTROL = re.compile(f"{Reader.NON_PRINTABLE.pattern}|\\A\ufeff")
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+# One way to match each text: with two, a line of colons takes hours
+_UNQUOTED_IPV6 = re.compile(r"(?:^|[\s,\[])(?:\[[0-9a-fA-F]*:[0-9a-fA-F:]*\]|::)")
 
 
 class _Scalars(Resolver):  # type: ignore[misc, unused-ignore]
@@ -115,7 +122,8 @@ def children(
         if key.tag in _KINDS:
             faults.append(key.fault(f"a key must be text, not {key.shown}"))
         elif key.text not in names:
-            faults.append(key.fault("unknown key" + _did_you_mean(key.text, names, elsewhere)))
+            near = _did_you_mean(key.text, names, elsewhere) if len(faults) < MAX_TOLD else ""
+            faults.append(key.fault(f"unknown key{near}"))
         elif key.text in known:
             faults.append(key.fault(f"duplicate key, first given on line {known[key.text].line}"))
         else:
@@ -152,34 +160,52 @@ def parse(data: bytes, path: str) -> Node:
 
 
 def _decode(data: bytes, path: str) -> str:
+    unmarked = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode("utf-8-sig")
+        return unmarked.decode()
     except UnicodeDecodeError as error:
-        line, column = _place(data[: error.start].decode(errors="replace"))
+        line, column = _place(unmarked[: error.start].decode())
         raise ConfigError([Fault(path, line, column, "", "is not UTF-8")]) from None
 
 
 def _place(before: str) -> tuple[int, int]:
-    return before.count("\n") + 1, len(before) - before.rfind("\n")
+    """Of what comes behind, as libyaml counts."""
+    lines = _LINE_END.split(before)
+    return len(lines), len(lines[-1]) + 1
 
 
 def compose(text: str, path: str) -> Node:
     """The top-level node of a YAML text; null where there is none. Raises ConfigError."""
-    control = Reader.NON_PRINTABLE.search(text)
+    control = _CONTROL.search(text)
     if control:
         line, column = _place(text[: control.start()])
         raise ConfigError([Fault(path, line, column, "", f"not YAML: control character {control.group()!a}")])
     try:
-        return _document(yaml.parse(text, Loader=_LOADER), path)
+        return _document(_events(text, path), path)
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_fault(error, text, path)]) from None
+
+
+def _events(text: str, path: str) -> Iterator[Any]:
+    """What PyYAML makes of a text."""
+    line = column = 1
+    events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+    try:
+        for event in events:
+            line, column = event.end_mark.line + 1, event.end_mark.column + 1
+            yield event
+    except UnicodeDecodeError:  # PyYAML's own: a tag such as !%FF, for which it has no place
+        problem = "not YAML: the next tag escapes bytes that are not UTF-8"
+        raise ConfigError([Fault(path, line, column, "", problem)]) from None
 
 
 def _syntax_fault(error: yaml.YAMLError, text: str, path: str) -> Fault:
     if not isinstance(error, yaml.MarkedYAMLError):
         return Fault(path, 0, 0, "", f"not YAML: {error}")
     mark = error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+    # libyaml puts the end of a file that does not end its last line on a line of its own
+    end = _place(text)
+    line, column = min((mark.line + 1, mark.column + 1), end) if mark else end
     context = f" {error.context}" if error.context else ""
     lines = text.splitlines()
     source = lines[line - 1] if 0 < line <= len(lines) else ""
@@ -222,13 +248,18 @@ class _Builder:
         if self.values > MAX_VALUES:
             raise ConfigError([place.fault(f"more than {MAX_VALUES} values in the file")])
         at = (place.path, place.line, place.column, key)
+        tag = self._tag(event)
+        if _contradicts(tag, event):
+            raise ConfigError([place.fault(f"!!{tag} on what is none")])
         if isinstance(event, yaml.ScalarEvent):
-            return Node(*at, self._scalar_tag(event), text=event.value)
+            return Node(*at, tag, text=event.value)
         if isinstance(event, yaml.SequenceStartEvent):
-            return Node(*at, _tag(event.tag, "seq"), items=tuple(self._items(key, depth + 1)))
-        return Node(*at, _tag(event.tag, "map"), entries=tuple(self._entries(key, depth + 1)))
+            return Node(*at, tag, items=tuple(self._items(key, depth + 1)))
+        return Node(*at, tag, entries=tuple(self._entries(key, depth + 1)))
 
-    def _scalar_tag(self, event: Any) -> str:
+    def _tag(self, event: Any) -> str:
+        if not isinstance(event, yaml.ScalarEvent):
+            return _tag(event.tag, "seq" if isinstance(event, yaml.SequenceStartEvent) else "map")
         resolved = self.resolve(yaml.ScalarNode, event.value, event.implicit)
         return _tag(event.tag, _tag(resolved, "str"))
 
@@ -241,6 +272,14 @@ class _Builder:
             name = printable(event.value) if isinstance(event, yaml.ScalarEvent) else ""
             key = ".".join(filter(None, (parent, name)))
             yield self.build(event, key, depth), self.build(next(self.events), key, depth)
+
+
+def _contradicts(tag: str, event: Any) -> bool:
+    """Whether a tag says that the value is of another kind than it is: what is in it would be passed over."""
+    if isinstance(event, yaml.ScalarEvent):
+        return tag in _KINDS or (tag == "null" and event.value not in _NULLS)
+    other = "map" if isinstance(event, yaml.SequenceStartEvent) else "seq"
+    return tag in (*_SCALAR_TAGS, other)
 
 
 def _tag(tag: str | None, default: str) -> str:

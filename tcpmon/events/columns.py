@@ -13,6 +13,7 @@ from typing import Any
 
 from tcpmon.events.record import MAPPED, decoder
 from tcpmon.kernel.load import Layout
+from tcpmon.kernel.ring import stride
 
 MAX_KEPT = 65_536  # texts a column; then it starts anew
 
@@ -67,6 +68,7 @@ class Lines:
         self._decode = decoder(layout, [field for column in columns for field in column.fields])
         self._cells = [_cells(column) for column in columns]
         self._widths = [len(column.fields) for column in columns]
+        self._stride = stride(layout.size)
 
     def render(self, records: bytes) -> bytes:
         """The lines of records as Ring.read gives them."""
@@ -82,6 +84,10 @@ class Lines:
             for make, width in zip(self._cells, self._widths, strict=True)
         ]
         return list(map(b"".join, zip(*cells, strict=True)))
+
+    def apart(self, records: bytes) -> list[bytes]:
+        """The records one by one, each with its header."""
+        return [records[at : at + self._stride] for at in range(0, len(records), self._stride)]
 
 
 def _cells(column: Column) -> Callable[[Sequence[Sequence[Any]]], Iterable[bytes]]:

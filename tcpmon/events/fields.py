@@ -26,6 +26,7 @@ MESSAGE_IDS = {
     Kind.ACCEPT: "3f7eda95fd4443deb8548e995f4c62ca",
     Kind.CLOSE: "56b5d51ee1e84cf3b78b5bca73257761",
 }
+UNTOLD = b""
 _INFORMATIONAL = 6  # of syslog's priorities
 _NS_PER_US = 1000
 _ANY, _FAILED, _CLOSED = tuple(MESSAGE_IDS), (Kind.CONNECT_FAILED,), (Kind.CLOSE,)
@@ -117,9 +118,19 @@ class Entries:
         self._lines = Lines(layout, [_constant(), _message(), *map(self._column, FIELDS)])
 
     def of(self, records: bytes) -> list[bytes]:
-        """The entry of each record; of records as Ring.read gives them."""
+        """The entry of each record; of records as Ring.read gives them. UNTOLD for one that holds what no
+        event does."""
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
-        return self._lines.each(records)
+        try:
+            return self._lines.each(records)
+        except LookupError:
+            return [self._entry(record) for record in self._lines.apart(records)]
+
+    def _entry(self, record: bytes) -> bytes:
+        try:
+            return self._lines.each(record)[0]
+        except LookupError:  # a kind, role or reason that is not in the tables
+            return UNTOLD
 
     def _column(self, field: Field) -> Column:
         if field.name != TIMESTAMP:

@@ -7,7 +7,7 @@ import select
 import threading
 from typing import Protocol
 
-from tcpmon.events.fields import Entries
+from tcpmon.events.fields import UNTOLD, Entries
 from tcpmon.events.journald import SOCKET, Ending, Journald
 from tcpmon.kernel.load import Table
 from tcpmon.kernel.ring import Ring
@@ -91,7 +91,9 @@ class Journal:
         """What is there now, and not what comes meanwhile."""
         end = self._ring.produced()
         while not ending.is_due() and (records := self._ring.look(end)):
-            written, lost = journald.send(self._entries.of(records))
-            self._counts.add(written, lost)
+            entries = self._entries.of(records)
+            written, lost = journald.send(entries)
+            untold = entries[:written].count(UNTOLD)
+            self._counts.add(written - untold, lost + untold)
             # Last: what a daemon that is killed has not written yet, the next one finds
             self._ring.take(written + lost)

@@ -65,11 +65,12 @@ class Journald:
 
     def send(self, entries: Sequence[bytes]) -> tuple[int, int]:
         """How many of them it took, from the first on, and how many of the next are lost, since it is not
-        there. Waits where it takes none for the moment; when the time is over, the rest is neither."""
+        there. Waits where it takes none for the moment; when the time is over, the rest is neither. Empty
+        ones count as taken, and are not sent."""
         taken = 0
         try:
             for entry in entries:
-                if not self._send(entry):
+                if entry and not self._send(entry):
                     return taken, 0
                 taken += 1
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time as clock
+from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 
 SECOND_US = 1_000_000
@@ -30,6 +31,7 @@ _DATED = re.compile(
     r"\s*(?P<zone>UTC|Z|[+-][0-9]{2}:?[0-9]{2})?"
 )
 _END_US = 1 << 63
+_MAX_CHARACTERS = 128
 _LIKE = 'write it like "2026-11-21 10:00", "10:00", "-1h", "2 days ago", "yesterday" or "now"'
 
 
@@ -39,7 +41,7 @@ def microseconds(text: str, now: float | None = None) -> int:
     now = clock.time() if now is None else now
     given = text.strip()
     try:
-        found = round(_seconds(given, now) * SECOND_US)
+        found = round(_seconds(given, now) * SECOND_US) if len(given) <= _MAX_CHARACTERS else -1
     except (ValueError, OverflowError):
         found = -1
     if not 0 <= found < _END_US:
@@ -64,12 +66,21 @@ def _seconds(given: str, now: float) -> float:
 
 def _span(text: str) -> float:
     """Seconds of such as 1h 30min. A number alone is seconds."""
-    if not re.fullmatch(f"(?:{_PART.pattern})+", text):
-        raise ValueError(text)
     try:
-        return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+        return sum(float(number) * _SECONDS[unit] for number, unit in _parts(text))
     except KeyError:
         raise ValueError(text) from None
+
+
+def _parts(text: str) -> Iterator[tuple[str, str]]:
+    """One behind the other: a pattern for all of them has, for digits alone, more ways than can be tried."""
+    at = 0
+    while at < len(text):
+        found = _PART.match(text, at)
+        if not found:
+            raise ValueError(text)
+        yield found[1], found[2]
+        at = found.end()
 
 
 def _dated(given: str, today: date) -> float:

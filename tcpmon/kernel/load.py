@@ -21,7 +21,7 @@ from tcpmon.kernel.source import Module
 log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 270  # a compile takes a second, under emulation minutes; the unit waits for 300
-_MAX_FDS = 253
+MAX_FDS = 253
 _MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -110,7 +110,7 @@ class Loader:
         try:
             self._channel.sendall(request)
             data, fds, _flags, _peer = socket.recv_fds(
-                self._channel, _MAX_ANSWER_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                self._channel, _MAX_ANSWER_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC
             )
         except (BrokenPipeError, ConnectionResetError):
             return b"", []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from tcpmon.kernel.load import Loaded
 from tcpmon.metrics import selfmetrics, snapshot
 from tcpmon.metrics.exposition import Exposition
 from tcpmon.metrics.folding import Folding
+
+_VERSION = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){0,2}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,17 @@ def bounds(config: Config) -> Mapping[str, tuple[float, ...]]:
     }
 
 
+def acceptable(accept: str) -> str:
+    """Of an Accept header the elements whose version, if they have one, is a version: over others
+    prometheus_client trips (0.26), and it would repeat them in the answer's Content-Type."""
+    return ",".join(element for element in accept.split(",") if all(map(_is_version, element.split(";"))))
+
+
+def _is_version(parameter: str) -> bool:
+    name, _, value = parameter.strip().partition("=")
+    return name != "version" or bool(_VERSION.fullmatch(value))
+
+
 class Scraper:
     """Answers scrapes, several at once if need be: a scrape has no state but its own."""
 
@@ -49,8 +63,9 @@ class Scraper:
 
     def scrape(self, accept: str, status: Status) -> tuple[str, Iterator[bytes]]:
         """The content type that `accept` (a request header) asks for, and the body in pieces."""
-        _encoder, content_type = choose_encoder(accept)
-        return content_type, self._body(accept, status)
+        wanted = acceptable(accept)
+        _encoder, content_type = choose_encoder(wanted)
+        return content_type, self._body(wanted, status)
 
     def _body(self, accept: str, status: Status) -> Iterator[bytes]:
         started = time.monotonic()

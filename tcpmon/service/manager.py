@@ -98,7 +98,7 @@ def watchdog_seconds() -> float | None:
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     text = os.environ.get("WATCHDOG_USEC", "")
-    return int(text) / 1e6 if text.isdigit() and int(text) else None
+    return int(text) / 1e6 if text.isascii() and text.isdigit() and len(text) < 20 and int(text) else None
 
 
 def _daemon() -> Any:  # a foreign module, without types

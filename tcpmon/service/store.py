@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcpmon.kernel import load
-from tcpmon.kernel.load import Loaded
+from tcpmon.kernel.load import MAX_FDS, Loaded
 from tcpmon.kernel.source import Module, changes, identity
 from tcpmon.service.manager import Manager
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest"
+# One of ours has a few KB
+_MAX_MANIFEST_BYTES = 1 << 20
 _KINDS = ("map.", "program.", "link.")
 
 
@@ -60,7 +62,7 @@ def take_back(
             os.close(kept[MANIFEST])
             log.info("the BPF programs went on counting meanwhile: taken over")
             return loaded
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
         log.debug("the manifest: %r", error)
         reason = "they are not complete"
     log.warning("counting starts afresh; the counts that were kept cannot be taken over: %s", reason)
@@ -73,12 +75,12 @@ def _expected(answer: Mapping[str, Any]) -> list[str]:
     return [
         *(f"map.{name}" for name in answer["maps"]),
         *(f"program.{name}" for name in answer["programs"]),
-        *(f"link.{number}" for number in range(answer["links"])),
+        *(f"link.{number}" for number in range(min(answer["links"], MAX_FDS))),
     ]
 
 
 def _read(fd: int) -> Any:
-    return json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
+    return json.loads(os.pread(fd, _MAX_MANIFEST_BYTES, 0))
 
 
 def _give_up(manager: Manager, kept: Mapping[str, int]) -> None:

@@ -88,6 +88,8 @@ class Answers:
 def _payload(packet: bytes) -> bytes:
     """Of an IP packet that the filter has let pass; packets from before it was attached are not of UDP's port
     53, or are, too."""
+    if not packet:
+        return b""
     header = (packet[0] & 0xF) * 4 if packet[0] >> 4 == 4 else _IPV6_HEADER_BYTES
     return packet[header + _UDP_HEADER_BYTES :]
 

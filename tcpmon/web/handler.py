@@ -6,7 +6,6 @@ import email.message
 import http.client
 import itertools
 import logging
-import re
 import socket
 import urllib.parse
 import zlib
@@ -18,6 +17,7 @@ from typing import cast
 
 from tcpmon import __version__
 from tcpmon.web.connections import Connections, Phase
+from tcpmon.web.headers import RequestHeaders, accepts_gzip, elements
 from tcpmon.web.webconfig.guard import Guard
 from tcpmon.web.wire import (
     CHUNK_BYTES,
@@ -73,6 +73,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # http.server's own default, HTTP/0.9, makes it send errors without a status line.
     default_request_version = "HTTP/1.0"
+    MessageClass = RequestHeaders
     rfile: RequestReader
 
     def __init__(
@@ -124,7 +125,8 @@ class Handler(BaseHTTPRequestHandler):
         except http.client.LineTooLong:
             self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
             return False
-        if len(self.raw_requestline.split()) != 3:  # HTTP/0.9's two words included
+        # HTTP/0.9's two words included; as http.server splits them, at more than ASCII's blanks
+        if len(self.raw_requestline.decode("iso-8859-1").split()) != 3:
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         self.rfile.allow(MAX_HEADER_BYTES)
@@ -151,11 +153,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
             return False
         # Lines that are no headers, or hidden behind such
-        if self.headers.defects or self.headers.get_payload():
+        if self.headers.defects or self.headers.get_payload() or self.headers.get_unixfrom():
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         has_body = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
-        last = self.request_version == "HTTP/1.0" or "close" in _list(self.headers, "Connection")
+        last = self.request_version == "HTTP/1.0" or "close" in elements(self.headers, "Connection")
         self.close_connection = has_body or last or self._connections.crowded
         return True
 
@@ -252,21 +254,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         log.debug("%s: %.300r", self._connection.peer, format % args)
-
-
-def _list(headers: email.message.Message, name: str) -> list[str]:
-    """The elements of a comma-separated header, all its lines taken together, in lower case."""
-    return [element.strip().lower() for line in headers.get_all(name, []) for element in str(line).split(",")]
-
-
-_CODING = re.compile(r"([^\s;]+)\s*(?:;\s*q\s*=\s*([\d.]+))?")
-
-
-def accepts_gzip(headers: email.message.Message) -> bool:
-    """Whether Accept-Encoding names gzip (or `*`) with a weight other than 0."""
-    codings = filter(None, map(_CODING.match, _list(headers, "Accept-Encoding")))
-    weights = {coding[1]: coding[2] or "1" for coding in codings}
-    return bool(weights.get("gzip", weights.get("*", "0")).strip("0."))  # "0", "0.0", "0.000"
 
 
 def coalesced(pieces: Iterable[bytes]) -> Iterator[bytes]:
