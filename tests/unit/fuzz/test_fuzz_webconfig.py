@@ -140,7 +140,7 @@ def test_whatever_is_in_the_file(reader: Reader, data: bytes) -> None:
 def test_what_the_schema_takes(reader: Reader, data: bytes) -> None:
     try:
         valid = is_valid(data)
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError):
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return  # nothing that JSON has
     found = reader.read(data)
     if valid and isinstance(found, ConfigError):
