@@ -130,8 +130,8 @@ def keys(fd: int, key_size: int) -> Iterator[bytes]:
         yield current
 
 
-def read_batches(fd: int, key_size: int, value_size: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """All entries of a hash: (count, keys, values) a batch, keys and values packed one behind the other.
+def read_batches(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """All entries of a hash: keys and values of a batch, packed one behind the other.
 
     A bucket larger than the batch answers ENOSPC (bcc #5273): the batch is then made larger and tried again.
     """
@@ -155,9 +155,8 @@ def read_batches(fd: int, key_size: int, value_size: int) -> Iterator[tuple[int,
             _check(-1, "reading a BPF map in batches")
         if count.value:
             yield (
-                count.value,
-                key_buffer.raw[: count.value * key_size],
-                value_buffer.raw[: count.value * value_size],
+                ct.string_at(key_buffer, count.value * key_size),
+                ct.string_at(value_buffer, count.value * value_size),
             )
         if number == errno.ENOENT:
             return

@@ -105,8 +105,9 @@ class Folding:
     def _final(self, key: bytes, before: int) -> bytes | None:
         """A label set's numbers, if they cannot change any more."""
         value = libbpf.lookup(self._series.fd, key, self._series.value.size)
-        unchanged = value is not None and zlib.crc32(value) == before
-        return value if unchanged and self._settled(memoryview(value).cast("Q")) else None  # type: ignore[arg-type]
+        if value is None or zlib.crc32(value) != before:
+            return None
+        return value if self._settled(value) else None
 
     def _with_sum(self, fold: Fold, values: Sequence[bytes]) -> bytes:
         found = [self._read_sum(fold), *values]
@@ -131,7 +132,7 @@ class Folding:
 
     def _sum(self) -> list[Row]:
         fold = self._fold()
-        return [(snapshot.OTHER_SET, memoryview(self._read_sum(fold)).cast("Q"))] if fold.label_sets else []
+        return [(snapshot.OTHER_KEY, self._read_sum(fold))] if fold.label_sets else []
 
     def _read_sum(self, fold: Fold) -> bytes:
         value = libbpf.lookup(self._tables["folded"].fd, struct.pack("=I", fold.sum), self._series.value.size)

@@ -63,8 +63,9 @@ class Observer:
     def look(self, status: Status) -> Overview:
         uptime = time.monotonic() - self._start
         found = self._folding.rows()
-        merged = snapshot.merge(found, status.config.metrics.labels)
-        read = ((labels, self._values(numbers)) for labels, numbers in merged)
+        labels = status.config.metrics.labels
+        merged = snapshot.merge(found, {key: snapshot.label_values(key, labels) for key, _ in found})
+        read = ((of, self._values(numbers)) for of, numbers in merged.items())
         all_rows = [row for row in read if any(row[1])]  # _other is there from the start
         counters = snapshot.counters(self._loaded.tables["counters"])
         return Overview(

@@ -14,6 +14,7 @@ from tcpmon.kernel.load import Loaded
 from tcpmon.metrics import selfmetrics, snapshot
 from tcpmon.metrics.exposition import Exposition
 from tcpmon.metrics.folding import Folding
+from tcpmon.metrics.prefixes import Prefixes
 
 _VERSION = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){0,2}")
 
@@ -57,6 +58,7 @@ class Scraper:
         self._loaded = loaded
         self._folding = folding
         self._journal = journal
+        self._prefixes = Prefixes()
         self._exposition = Exposition(loaded.tables["series"].value, bounds(config))
         self.answered = 0
         self.answered_at = 0.0  # time.monotonic()
@@ -72,8 +74,8 @@ class Scraper:
         encoder, content_type = choose_encoder(accept)
         found = self._folding.rows()
         labels = status.config.metrics.labels
-        rows = snapshot.merge(found, labels)
-        yield from self._exposition.render(rows, labels, "openmetrics" in content_type)
+        merged = snapshot.merge(found, self._prefixes.of({key for key, _ in found}, labels))
+        yield from self._exposition.render(merged.items(), labels, "openmetrics" in content_type)
         state = selfmetrics.State(
             series=snapshot.named(found),
             series_folded=self._folding.label_sets,

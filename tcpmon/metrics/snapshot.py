@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeVar, cast
 
 from tcpmon.kernel import libbpf
 from tcpmon.kernel.load import Table
@@ -15,6 +14,7 @@ from tcpmon.kernel.load import Table
 OTHER = "_other"
 _OTHER_KIND = 1
 _KEY = struct.Struct("=16sIHH")  # struct series_key
+OTHER_KEY = _KEY.pack(b"", 0, 0, _OTHER_KIND)
 WORD = 8
 
 # The order of bpf/types.h's enum counter.
@@ -31,33 +31,33 @@ COUNTERS = (
 )
 
 
-@dataclass(frozen=True)
-class LabelSet:
-    """What a row is counted for. None for a label that was not in force when it was made."""
+class LabelSet(NamedTuple):
+    """What a row is counted for. Empty for a label that was not in force when it was made."""
 
-    comm: str | None
-    netns: str | None
-    port: str | None
+    comm: str
+    netns: str
+    port: str
 
 
-OTHER_SET = LabelSet(OTHER, OTHER, OTHER)
-Numbers: TypeAlias = "memoryview | array[int]"  # struct series: 64-bit words in the machine's order
-Row = tuple[LabelSet, Numbers]
+Numbers = bytes  # struct series: 64-bit words in the machine's order
+Row = tuple[bytes, Numbers]  # struct series_key, and what is counted for it
+Name = TypeVar("Name")
 
 
 def rows(series: Table) -> list[Row]:
     """All label sets, read in batches."""
-    return [(label_set(key), value.cast("Q")) for key, value in entries(series)]
+    return list(entries(series))
 
 
-def entries(series: Table) -> Iterator[tuple[bytes, memoryview]]:
-    """Keys and values as the kernel has them."""
+def entries(series: Table) -> Iterator[Row]:
+    """The same, one by one."""
     key_size, value_size = series.key.size, series.value.size
-    for count, keys, values in libbpf.read_batches(series.fd, key_size, value_size):
-        numbers = memoryview(values)
-        for index in range(count):
-            key = keys[index * key_size : (index + 1) * key_size]
-            yield key, numbers[index * value_size : (index + 1) * value_size]
+    for keys, values in libbpf.read_batches(series.fd, key_size, value_size):
+        yield from zip(_cut(keys, key_size), _cut(values, value_size), strict=True)
+
+
+def _cut(packed: bytes, size: int) -> list[bytes]:
+    return [packed[start : start + size] for start in range(0, len(packed), size)]
 
 
 def is_other(key: bytes) -> bool:
@@ -68,10 +68,10 @@ def is_other(key: bytes) -> bool:
 def label_set(key: bytes) -> LabelSet:
     comm, netns, port, kind = _KEY.unpack(key)
     if kind == _OTHER_KIND:
-        return OTHER_SET
+        return LabelSet(OTHER, OTHER, OTHER)
     name = comm_text(comm.partition(b"\0")[0])
     # 0 is no namespace's number and no service's port: that label was not in force
-    return LabelSet(name or None, str(netns) if netns else None, str(port) if port else None)
+    return LabelSet(name, str(netns) if netns else "", str(port) if port else "")
 
 
 def comm_text(comm: bytes) -> str:
@@ -84,23 +84,30 @@ def comm_text(comm: bytes) -> str:
     return text.replace("\\", "\\\\") if "\\x" in text else text
 
 
-def merge(found: Iterable[Row], labels: Sequence[str]) -> list[tuple[tuple[str, ...], Numbers]]:
-    """Rows by the labels in force, sorted: what differs only in other labels is added up."""
-    merged: dict[tuple[str, ...], Numbers] = {}
-    for of, numbers in found:
-        key = tuple(getattr(of, label) or "" for label in labels)
-        before = merged.get(key)
-        merged[key] = numbers if before is None else array("Q", map(_add, before, numbers))
-    return sorted(merged.items(), key=lambda item: item[0])
+def label_values(key: bytes, labels: Sequence[str]) -> tuple[str, ...]:
+    """Of the labels in force."""
+    of = label_set(key)
+    return tuple([getattr(of, label) for label in labels])
+
+
+def merge(found: Iterable[Row], names: Mapping[bytes, Name]) -> Mapping[Name, Numbers]:
+    """Rows by the names that their keys go by, in the names' order: those of one name are added up."""
+    merged: dict[Name, Numbers | None] = dict.fromkeys(names.values())
+    for key, numbers in found:
+        name = names[key]
+        before = merged[name]
+        merged[name] = numbers if before is None else _added(before, numbers)
+    return cast("Mapping[Name, Numbers]", merged)  # a name is some row's
 
 
 def named(found: Iterable[Row]) -> int:
     """How many label sets there are, _other not among them."""
-    return sum(of.comm != OTHER or of.netns != OTHER for of, _numbers in found)
+    return sum(not is_other(key) for key, _numbers in found)
 
 
-def _add(a: int, b: int) -> int:
-    return (a + b) & 0xFFFFFFFFFFFFFFFF
+def _added(one: Numbers, other: Numbers) -> Numbers:
+    words = zip(memoryview(one).cast("Q"), memoryview(other).cast("Q"), strict=True)
+    return array("Q", [(a + b) & 0xFFFFFFFFFFFFFFFF for a, b in words]).tobytes()
 
 
 def counters(table: Table) -> Mapping[str, int]:

@@ -12,10 +12,12 @@ from tests.bench.tool import Run
 
 MIN_RATIO = 0.95
 MAX_LIFE_MICROSECONDS = 2.0
-MAX_START_MIB, MAX_LOADED_MIB = 32.0, 64.0
+MAX_START_MIB, MAX_LOADED_MIB = 32.0, 96.0
 MAX_START_SECONDS = 1.5
 MAX_IDLE_TICKS = 0
 MIN_TOOL_RATIO = 3.0
+MIN_RENDERING_RATIO = 10.0
+MAX_WAIT_MS = 100.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,19 @@ def loaded_rows(loaded: Loaded) -> list[Row]:
             what, f"{loaded.mib:.1f} MiB (peak {loaded.peak_mib:.1f})", loaded.mib, MAX_LOADED_MIB, " MiB"
         ),
         Row("one such scrape, as Prometheus makes it", one, loaded.scrape_seconds),
+        *(rendering_row(name, against.ratios) for name, against in loaded.against.items()),
+        *(wait_row(number, seconds) for number, seconds in loaded.waits.items()),
     ]
+
+
+def rendering_row(name: str, ratios: list[float]) -> Row:
+    what = f"generate_latest's CPU time for the same families, to that of one such scrape, {name}"
+    return at_least(what, spread(ratios, ".1f"), median(ratios), MIN_RENDERING_RATIO)
+
+
+def wait_row(number: int, seconds: float) -> Row:
+    what = f"longest that another request waits while {number} such are answered at once"
+    return at_most(what, f"{seconds * 1000:.0f} ms", seconds * 1000, MAX_WAIT_MS, " ms")
 
 
 def tool_rows(runs: list[tuple[Run, Run]]) -> list[Row]:

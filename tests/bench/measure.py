@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import subjects
+from tests.bench import rendering, subjects
 from tests.bench.exact import Done, check_counts
+from tests.bench.rendering import Against
 from tests.bench.scrape import discard, every_second, samples, single, until
 from tests.bench.subjects import BenchError, Subject
 from tests.bench.world import Namespace, bpf_statistics, namespace
@@ -71,6 +72,8 @@ class Loaded:
     peak_mib: float
     scrape_seconds: float
     scrape_bytes: int
+    against: dict[str, Against]  # by format
+    waits: dict[int, float]  # by the number of scrapes at once, the longest wait of another request
 
 
 def loop(plan: Plan, ns: Namespace) -> Done:
@@ -189,6 +192,9 @@ def loaded(plan: Plan, progress: Callable[[str], None]) -> Loaded:
         seconds = (time.monotonic() - start) / plan.scrapes
         mib, peak = daemon.memory_mib(), daemon.memory_mib("VmHWM")
         series = int(single(daemon.url, "tcpmon_series"))
+        progress("the same scrapes by prometheus_client's generate_latest, and what waits meanwhile")
+        against = rendering.against_prometheus_client(daemon)
+        waits = {number: rendering.longest_wait(daemon, number) for number in (1, rendering.AT_ONCE)}
     if series < LABEL_COMMS * LABEL_PORTS:
         raise BenchError(f"only {series} label sets of {LABEL_COMMS * LABEL_PORTS}")
-    return Loaded(series, plan.scrapes, mib, peak, seconds, size)
+    return Loaded(series, plan.scrapes, mib, peak, seconds, size, against, waits)

@@ -23,6 +23,7 @@ from prometheus_client.utils import floatToGoString
 from tcpmon.kernel.load import Layout
 from tcpmon.metrics import exposition
 from tcpmon.metrics.exposition import Exposition
+from tcpmon.metrics.prefixes import written
 
 LABELS = ("comm", "netns", "port")
 ROLES = ("client", "server")
@@ -34,7 +35,7 @@ BOUNDS = {
 }
 SUBSETS = [list(some) for size in range(4) for some in itertools.combinations(LABELS, size)]
 NASTY = ('a"b', "a\\b", "a\nb", 'all\\"\n\\n', "żółw 東京", "\\xff", "", "}", 'x="y",', " ", "\t\r", "_other")
-Rows = list[tuple[tuple[str, ...], Sequence[int]]]
+Rows = list[tuple[tuple[str, ...], bytes]]
 
 
 @dataclass
@@ -55,8 +56,9 @@ class Numbers:
     sent_bytes: list[int] = field(default_factory=lambda: [0] * 2)
     server_duration: list[int] = field(default_factory=lambda: [0] * 6)
 
-    def words(self) -> Sequence[int]:
-        return array("Q", itertools.chain.from_iterable(getattr(self, one.name) for one in fields(self)))
+    def words(self) -> bytes:
+        each = itertools.chain.from_iterable(getattr(self, one.name) for one in fields(self))
+        return array("Q", each).tobytes()
 
 
 BY_ROLE = ("duration_ns", "received_bytes", "retransmitted_segments", "sent_bytes")
@@ -99,7 +101,12 @@ def rows_of(labels: Sequence[str], some: Iterable[Numbers]) -> Rows:
 
 
 def rendered(rows: Rows, labels: Sequence[str], openmetrics: bool = False) -> str:
-    return b"".join(Exposition(LAYOUT, BOUNDS).render(rows, labels, openmetrics)).decode()
+    return b"".join(pieces(rows, labels, openmetrics)).decode()
+
+
+def pieces(rows: Rows, labels: Sequence[str], openmetrics: bool) -> list[bytes]:
+    prefixed = [(written(labels, values), words) for values, words in rows]
+    return list(Exposition(LAYOUT, BOUNDS).render(prefixed, labels, openmetrics))
 
 
 class Reference(Collector):
@@ -317,9 +324,9 @@ def test_sums_are_exact_to_the_microsecond(ns: int) -> None:
 def test_pieces_make_the_whole(monkeypatch: pytest.MonkeyPatch, openmetrics: bool) -> None:
     dice = random.Random(3)
     rows = rows_of(LABELS, [some_numbers(dice) for _ in range(769)])
-    pieces = list(Exposition(LAYOUT, BOUNDS).render(rows, LABELS, openmetrics))
-    assert all(piece.endswith(b"\n") for piece in pieces if piece)
-    assert max(map(len, pieces)) < sum(map(len, pieces)) / 8
+    made = pieces(rows, LABELS, openmetrics)
+    assert all(piece.endswith(b"\n") for piece in made if piece)
+    assert max(map(len, made)) < sum(map(len, made)) / 8
     for rows_a_piece in (1, len(rows)):
         monkeypatch.setattr(exposition, "_PIECE_ROWS", rows_a_piece)
-        assert rendered(rows, LABELS, openmetrics).encode() == b"".join(pieces)
+        assert rendered(rows, LABELS, openmetrics).encode() == b"".join(made)

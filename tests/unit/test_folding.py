@@ -19,7 +19,6 @@ from tcpmon.kernel.source import LEAVING
 from tcpmon.metrics import folding, snapshot
 from tcpmon.metrics.folding import Folding
 from tcpmon.metrics.idle import Idle, _pause
-from tcpmon.metrics.snapshot import LabelSet
 
 pytestmark = needs_root("to load BPF programs")
 # Of a label set's numbers those that say whether it has connections, besides one that only adds up
@@ -27,8 +26,7 @@ IDLE = {"attempts": 3, "client_closes.duration": 2, "failures": 1, "client_close
 SERVING = {"accepts": 5, "server_closes.duration": 5}
 CONNECTING = {"attempts": 1}
 OPEN = {"accepts": 5, "server_closes.duration": 4}
-OTHER_KEY = raw_key(b"", kind=1)
-OTHER = LabelSet("_other", "_other", "_other")
+OTHER = raw_key(b"", kind=1)
 
 
 @pytest.fixture(scope="module")
@@ -78,27 +76,27 @@ def fill(loaded: Loaded) -> None:
     put(loaded, raw_key(b"c", 7, 80), IDLE)
     put(loaded, raw_key(b"d", 7, 80), CONNECTING)
     put(loaded, raw_key(b"e", 7, 80), OPEN)
-    put(loaded, OTHER_KEY, SERVING)
+    put(loaded, OTHER, SERVING)
 
 
-def numbers_of(loaded: Loaded, label_set: LabelSet) -> dict[str, int]:
+def numbers_of(loaded: Loaded, wanted: bytes) -> dict[str, int]:
     """What is told of a label set in all, without zeros."""
-    return _sum(loaded, [numbers for of, numbers in Folding(loaded.tables).rows() if of == label_set])
+    return _sum(loaded, [numbers for key, numbers in Folding(loaded.tables).rows() if key == wanted])
 
 
 def total(loaded: Loaded) -> dict[str, int]:
-    return _sum(loaded, [numbers for _of, numbers in Folding(loaded.tables).rows()])
+    return _sum(loaded, [numbers for _key, numbers in Folding(loaded.tables).rows()])
 
 
 def _sum(loaded: Loaded, rows: list[snapshot.Numbers]) -> dict[str, int]:
     layout = loaded.tables["series"].value
-    words = [sum(column) % 2**64 for column in zip(*rows, strict=True)]
+    words = [sum(column) % 2**64 for column in zip(*(memoryview(row).cast("Q") for row in rows), strict=True)]
     by_name = {name: words[offset // 8] for name, (offset, _size) in layout.fields.items() if words}
     return {name: number for name, number in by_name.items() if number}
 
 
-def names(loaded: Loaded) -> set[str | None]:
-    return {of.comm for of, _numbers in snapshot.rows(loaded.tables["series"])}
+def names(loaded: Loaded) -> set[str]:
+    return {snapshot.label_set(key).comm for key, _numbers in snapshot.rows(loaded.tables["series"])}
 
 
 def fold_all(loaded: Loaded) -> int:
@@ -124,9 +122,9 @@ def test_idle_ones_go_into_other(loaded: Loaded) -> None:
 
 
 def test_nothing_to_fold(loaded: Loaded) -> None:
-    put(loaded, OTHER_KEY, SERVING)
+    put(loaded, OTHER, SERVING)
     assert fold_all(loaded) == 0
-    assert [of for of, _ in Folding(loaded.tables).rows()] == [OTHER]
+    assert [key for key, _ in Folding(loaded.tables).rows()] == [OTHER]
 
 
 def test_again_and_again(loaded: Loaded) -> None:
@@ -226,7 +224,7 @@ def test_rows_that_are_read_while_some_leave(loaded: Loaded, monkeypatch: pytest
         return found
 
     monkeypatch.setattr(folding.snapshot, "rows", interrupted)
-    rows = [numbers for _of, numbers in label_sets.rows()]
+    rows = [numbers for _key, numbers in label_sets.rows()]
     assert reads == [6, 3]
     assert _sum(loaded, rows) == before
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 from overviews import row
 from prometheus_client.parser import text_string_to_metric_families
-from test_exposition import BOUNDS, LAYOUT, some_numbers
+from test_exposition import LAYOUT, rendered, some_numbers
 
-from tcpmon.metrics.exposition import Exposition
 from tcpmon.metrics.families import LABELS
 from tcpmon.metrics.overview import COLUMNS, MAX_ROWS, busiest, total, values
 
@@ -26,10 +24,9 @@ SERVED = {
 }
 
 
-def served(words: Sequence[int]) -> dict[str, float]:
+def served(words: bytes) -> dict[str, float]:
     """The sums that /metrics has for a label set."""
-    rows = [(("nginx", "7", "443"), words)]
-    text = b"".join(Exposition(LAYOUT, BOUNDS).render(rows, LABELS, openmetrics=False)).decode()
+    text = rendered([(("nginx", "7", "443"), words)], LABELS)
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {
         column: sum(sample.value for sample in samples if sample.name == name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import struct
-from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from tcpmon.kernel import attach, libbpf
 from tcpmon.kernel.load import Layout, Table
 from tcpmon.metrics import snapshot
-from tcpmon.metrics.snapshot import LabelSet, comm_text, label_set, merge, possible_cpus
+from tcpmon.metrics.snapshot import LabelSet, comm_text, label_set, label_values, merge, possible_cpus
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 and os.environ.get("CI") != "true", reason="making BPF maps needs root"
@@ -53,10 +52,10 @@ KEYS = {
     "all labels": (raw_key(b"nginx", 4026531840, 443), LabelSet("nginx", "4026531840", "443")),
     "the largest": (raw_key(b"x", 2**32 - 1, 65535), LabelSet("x", "4294967295", "65535")),
     "15 bytes": (raw_key(b"fifteen-bytes-x", 1, 1), LabelSet("fifteen-bytes-x", "1", "1")),
-    "no comm": (raw_key(b"", 7, 80), LabelSet(None, "7", "80")),
-    "no netns": (raw_key(b"curl", 0, 80), LabelSet("curl", None, "80")),
-    "no port": (raw_key(b"curl", 7, 0), LabelSet("curl", "7", None)),
-    "no label": (raw_key(b""), LabelSet(None, None, None)),
+    "no comm": (raw_key(b"", 7, 80), LabelSet("", "7", "80")),
+    "no netns": (raw_key(b"curl", 0, 80), LabelSet("curl", "", "80")),
+    "no port": (raw_key(b"curl", 7, 0), LabelSet("curl", "7", "")),
+    "no label": (raw_key(b""), LabelSet("", "", "")),
     "other": (raw_key(b"", kind=1), LabelSet("_other", "_other", "_other")),
     "an impostor": (raw_key(b"_other", 7, 80), LabelSet("_other", "7", "80")),
     "rest of a name": (raw_key(b"sh\0ightly older", 7, 80), LabelSet("sh", "7", "80")),
@@ -104,16 +103,27 @@ def test_different_names_stay_different() -> None:
     assert len({comm_text(name) for name in names}) == len(names)
 
 
-def row(comm: str | None, netns: str | None, port: str | None, *words: int) -> snapshot.Row:
-    return LabelSet(comm, netns, port), array("Q", words)
+def row(comm: str, netns: int, port: int, *words: int) -> snapshot.Row:
+    return raw_key(comm.encode(), netns, port), struct.pack(f"={len(words)}Q", *words)
+
+
+def by(labels: list[str], found: list[snapshot.Row]) -> dict[tuple[str, ...], list[int]]:
+    """What merge() makes of it, by the labels in force."""
+    names = {key: label_values(key, labels) for key, _words in found}
+    return {name: words_of(numbers) for name, numbers in merge(found, names).items()}
+
+
+def words_of(numbers: snapshot.Numbers) -> list[int]:
+    return list(memoryview(numbers).cast("Q"))
 
 
 FOUND = [
-    row("b", "2", "80", 3, 5),
-    row("a", "2", "443", 7, 11),
-    row("b", "1", "80", 13, 17),
-    row("_other", "_other", "_other", 19, 23),
-    row("b", None, "80", 29, 31),  # from before netns was a label
+    row("b", 2, 80, 3, 5),
+    row("a", 2, 443, 7, 11),
+    row("b", 1, 80, 13, 17),
+    (raw_key(b"", kind=1), struct.pack("=2Q", 2, 1)),
+    row("b", 0, 80, 29, 31),  # from before netns was a label
+    (raw_key(b"", kind=1), struct.pack("=2Q", 17, 22)),  # what was folded
 ]
 
 
@@ -136,22 +146,23 @@ FOUND = [
         ([], {(): [71, 87]}),
     ],
 )
-def test_merge_adds_up_and_sorts(labels: list[str], expected: dict[tuple[str, ...], list[int]]) -> None:
-    merged = merge(FOUND, labels)
-    assert {key: list(words) for key, words in merged} == expected
-    assert [key for key, _words in merged] == sorted(expected)
+def test_merge_adds_up(labels: list[str], expected: dict[tuple[str, ...], list[int]]) -> None:
+    assert by(labels, FOUND) == expected
 
 
-def test_merge_leaves_its_input_alone() -> None:
-    before = [(of, list(words)) for of, words in FOUND]
-    merge(FOUND, [])
-    assert [(of, list(words)) for of, words in FOUND] == before
+def test_merge_keeps_the_names_order() -> None:
+    names = {raw_key(b"a", 1): "z", raw_key(b"b", 1): "a", raw_key(b"c", 1): "m"}
+    found = [(key, bytes(8)) for key in sorted(names, reverse=True)]
+    assert list(merge(found, names)) == ["z", "a", "m"]
 
 
 def test_merge_wraps_as_the_kernel_does() -> None:
-    assert [
-        list(words) for _key, words in merge([row("a", "1", "1", 2**64 - 1), row("b", "1", "1", 3)], [])
-    ] == [[2]]
+    assert by([], [row("a", 1, 1, 2**64 - 1), row("b", 1, 1, 3)]) == {(): [2]}
+
+
+def test_other_is_no_named_one() -> None:
+    assert raw_key(b"", kind=1) == snapshot.OTHER_KEY
+    assert snapshot.named([*FOUND, row("_other", 7, 80, 1, 1)]) == 5
 
 
 @pytest.mark.parametrize(
@@ -175,7 +186,7 @@ def test_rows_reads_all_of_a_real_map(make_table: MakeTable) -> None:
         expected[LabelSet(f"c{number}", str(number), str(number))] = [number, 2**63 + number]
     found = snapshot.rows(table)
     assert len(found) == 1282
-    assert {of: list(words) for of, words in found} == expected
+    assert {label_set(key): words_of(numbers) for key, numbers in found} == expected
 
 
 @needs_root
