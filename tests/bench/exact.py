@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tcpmon.metrics.selfmetrics import RATE_LIMIT
+from tests.bench import subjects
 from tests.bench.scrape import Samples, samples, until
 from tests.bench.subjects import Subject
 from tests.bench.world import Namespace
 
 # The last sockets close a moment after the loop has ended, in the kernel's own time.
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 5.0 * subjects.PATIENCE
 
 
 def expected(once: int) -> list[tuple[str, dict[str, str], int]]:

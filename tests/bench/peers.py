@@ -23,8 +23,7 @@ from tests.bench import subjects
 from tests.bench.scrape import until
 
 UAPI = Path(headers.__file__).parent.parent / "bpf" / "uapi.h"
-START_SECONDS = float(os.environ.get("TCPMON_PATIENCE", "1")) * 30
-SETTLE_SECONDS, POLL_SECONDS = 3.0, 0.1
+SETTLE_SECONDS, POLL_SECONDS = 3.0 * subjects.PATIENCE, 0.1
 # What says most first
 _COMPLAINTS = ("Unable to", "Error attaching", "error:", "failed to", "ERROR", "Error")
 _LOST = re.compile(rb"(?i)lost (\d+) (?:events|samples)")
@@ -163,8 +162,10 @@ def _wait_until_it_traces(tool: Tool) -> None:
             subjects.whole_connection(server)
             return bool(port.search(tool.text()))
 
-        if not until(lambda: tool.process.poll() is not None or traces(), START_SECONDS, POLL_SECONDS):
-            raise CannotRun(f"shows no connection within {START_SECONDS:.0f} s")
+        if not until(
+            lambda: tool.process.poll() is not None or traces(), subjects.START_SECONDS, POLL_SECONDS
+        ):
+            raise CannotRun(f"shows no connection within {subjects.START_SECONDS:.0f} s")
     if tool.process.poll() is not None:
         raise CannotRun(tool.reason())
 
