@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What Grafana would put in with "All" chosen everywhere, an hour shown, and a scrape every 15 seconds.
+# What Grafana would put in with "All" chosen everywhere (a variable may say what that is), an hour shown,
+# and a scrape every 15 seconds.
 VALUES: Mapping[str, str] = {
     "job": ".*",
     "instance": ".*",
@@ -45,10 +46,15 @@ class Expression:
 def expressions(dashboard: Mapping[str, Any], values: Mapping[str, str] | None = None) -> list[Expression]:
     """Those of its panels, variables and annotations. `values` replaces some of VALUES, for another scrape
     interval say. KeyError for a variable that is neither there nor the dashboard's."""
-    known = {**VALUES, **(values or {})}
+    known = {**VALUES, **_all_values(dashboard), **(values or {})}
     return [
         Expression(where, substituted(raw, known), _reason(raw)) for where, raw in raw_expressions(dashboard)
     ]
+
+
+def _all_values(dashboard: Mapping[str, Any]) -> dict[str, str]:
+    listed = dashboard["templating"]["list"]
+    return {variable["name"]: variable["allValue"] for variable in listed if "allValue" in variable}
 
 
 def raw_expressions(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

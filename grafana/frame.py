@@ -99,8 +99,9 @@ def _variables() -> list[Any]:
             "Process",
             f"tcpmon_open_connections{{{NAMESPACES}}}",
             "Names of processes that opened or accepted connections. _other is what had no label set of its "
-            "own: metrics.max_series was reached, or it was idle for metrics.series_ttl.",
-        ),
+            "own: metrics.max_series was reached, or it was idle for metrics.series_ttl. All is all but "
+            "that, since its rates jump when an idle label set's counts join it.",
+        ).all_value(_but("_other")),
         _choice(
             "port",
             "Port",
@@ -144,6 +145,12 @@ def _query_variable(
     )
     # All jobs are the list of them: up and process_… are there for every other job of Prometheus's, too
     return made if name == "job" else made.all_value(".*")
+
+
+def _but(word: str) -> str:
+    """A pattern for all that is not this word, none included: Prometheus's have no lookahead."""
+    differing = [f"{word[:end]}([^{letter}].*)?" for end, letter in enumerate(word)]
+    return "|".join([*differing, f"{word}.+"])
 
 
 class _Moments(models.AnnotationQuery):

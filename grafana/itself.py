@@ -74,11 +74,13 @@ def _exact() -> Sequence[Panel]:
             most=1,
         ),
         graph(
-            "Connections under _other",
-            "A second, that found no room for a label set of their own. Sums stay right; who it was is "
-            "lost. Always 0 if all is well: raise metrics.max_series.",
+            "Into _other",
+            "Connections a second that found no room for a label set of their own: always 0 if all is well, "
+            "else raise metrics.max_series. And label sets a second that left after metrics.series_ttl "
+            "without an event: with their counts the rates of _other jump. Sums stay right.",
             "cps",
-            Line(rate("tcpmon_series_overflow_total", "instance", HOSTS), "{{instance}}"),
+            Line(rate("tcpmon_series_overflow_total", "instance", HOSTS), "connections, {{instance}}"),
+            Line(rate("tcpmon_series_folded_total", "instance", HOSTS), "label sets, {{instance}}"),
         ),
         graph(
             "Connections followed",

@@ -20,6 +20,8 @@ from tcpmon.events.tally import Tally
 from tcpmon.kernel import control, source
 from tcpmon.kernel.load import Loaded, Loader
 from tcpmon.metrics import selfmetrics, snapshot
+from tcpmon.metrics.folding import Folding
+from tcpmon.metrics.idle import Folder
 from tcpmon.metrics.overview import Observer
 from tcpmon.metrics.scrape import Scraper, Status, bounds
 from tcpmon.service import store
@@ -99,8 +101,10 @@ class Daemon:
         self._manager = manager
         self._status = Status(config, reload_ok=True, reload_timestamp=time.time())
         self._journal = Journal(loaded.tables["events"], Tally(loaded.tables["journal_tally"]))
-        self._scraper = Scraper(loaded, config, self._journal)
-        observer = Observer(loaded, self._journal)
+        folding = Folding(loaded.tables)
+        self._folder = Folder(folding)
+        self._scraper = Scraper(loaded, folding, config, self._journal)
+        observer = Observer(loaded, folding, self._journal)
         self._landing = Landing(lambda: observer.look(self._status))
         self._own_scrapes = 0
 
@@ -108,7 +112,7 @@ class Daemon:
         """Answers scrapes on listening sockets, which it owns, until a signal says to end."""
         server = Server(sockets, self.routes(), self._guard)
         server.start()
-        self._switch_journal()
+        self._put_in_force()
         for bound in sockets:
             log.info("ready, serving %s://%s/metrics", self._guard.scheme, name_of(bound))
         pulse = Pulse(self._manager, lambda period_s: self._scrapes_work(server, period_s), self._health)
@@ -116,6 +120,7 @@ class Daemon:
         self._wait(pulse)
         self._manager.stopping()
         server.stop()
+        self._folder.stop()
         self._journal.stop()
 
     def routes(self) -> dict[str, Route]:
@@ -158,11 +163,14 @@ class Daemon:
             + f"{self._scraper.answered - self._own_scrapes} scrapes answered"
         )
 
-    def _switch_journal(self) -> None:
-        if self._status.config.events.journal:
+    def _put_in_force(self) -> None:
+        """What of the configuration runs in threads."""
+        config = self._status.config
+        if config.events.journal:
             self._journal.start()
         else:
             self._journal.stop()
+        self._folder.keep_for(config.metrics.series_ttl)
 
     def _map_problem(self, path: str) -> str | None:
         """As at the start, but for the maps in use: those may be out of reach without privilege."""
@@ -187,5 +195,5 @@ class Daemon:
         set_log_level(new)
         self._guard.put(web)
         self._status = Status(new, reload_ok=True, reload_timestamp=time.time())
-        self._switch_journal()
+        self._put_in_force()
         log.info("configuration reloaded")

@@ -15,14 +15,29 @@ static __always_inline struct series *find_or_add_series(struct series_key *key)
 	return series.lookup(key); // ours, or that of a CPU that was faster
 }
 
-// The counters of a label set; where there is no room for one more, the key becomes _other's.
-static __always_inline struct series *series_of(struct series_key *key) {
-	struct series *found = find_or_add_series(key);
+// Whether a label set is being folded into _other: from then on nothing is born for it.
+static __always_inline bool is_leaving(struct series_key *key) {
+	u32 zero = 0;
+	void *names = leaving_now.lookup(&zero);
 
-	if (found)
-		return found;
+	return names && bpf_map_lookup_elem(names, key);
+}
+
+static __always_inline void become_other(struct series_key *key) {
 	__builtin_memset(key, 0, sizeof(*key));
 	key->kind = OTHER_SERIES;
+}
+
+// The counters of a label set; where there is no room for one more, the key becomes _other's.
+static __always_inline struct series *series_of(struct series_key *key) {
+	struct series *found;
+
+	if (is_leaving(key))
+		become_other(key);
+	found = find_or_add_series(key);
+	if (found)
+		return found;
+	become_other(key);
 	count(COUNTER_OVERFLOW, 1);
 	found = find_or_add_series(key);
 	if (!found)

@@ -4,6 +4,10 @@
 
 BPF_HASH(series, struct series_key, struct series, MAX_SERIES + 1);
 BPF_ARRAY(empty_series, struct series, 1);
+BPF_HASH(leaving, struct series_key, u8, LEAVING); // label sets that are being folded into _other
+BPF_ARRAY_OF_MAPS(leaving_now, "leaving", 2);      // [0]: `leaving` while in force; [1]: kernel/quiescence.py
+BPF_ARRAY(folded, struct series, 2);
+BPF_ARRAY(fold, struct fold, 1);
 BPF_HASH(connections, struct sock *, struct connection, MAX_TRACKED);
 BPF_HASH(connect_calls, u32, struct connect_call, 32768);
 

@@ -54,6 +54,14 @@ struct series {
 	u64 accept_wait[ACCEPT_WAIT_SLOTS];
 };
 
+// How the folding of idle label sets into _other stands: user space's own (metrics/folding.py), and here so
+// that the next daemon goes on from it.
+struct fold {
+	u64 sum;        // which entry of `folded` is in force
+	u64 deleting;   // what `leaving` names is in that sum already
+	u64 label_sets; // that were folded since counting began
+};
+
 enum phase {
 	PHASE_CONNECTING, // SYN sent, no verdict yet
 	PHASE_FAILING,    // failed inside connect(), whose return will say why

@@ -231,7 +231,8 @@ SETTINGS = {
             "metrics.series_ttl",
             DURATION,
             "1h",
-            "A label set without events for this long is folded into `_other`. 0 keeps all for ever.",
+            "A label set without events for this long is folded into `_other`, and its room is used again. "
+            "One with a connection under way stays. 0 keeps all for ever.",
         ),
         Setting(
             "metrics.buckets.connect_latency", BOUNDS, _LATENCIES, "From connect() to established.", True

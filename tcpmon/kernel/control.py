@@ -5,14 +5,12 @@ There are two slots: the idle one is filled, then `active` is pointed at it. A b
 
 from __future__ import annotations
 
-import ctypes as ct
-import platform
 import struct
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 from tcpmon.config import Config, Filters, Selection
-from tcpmon.kernel import libbpf
+from tcpmon.kernel import libbpf, quiescence
 from tcpmon.kernel.load import Table
 
 # As in bpf/types.h: OFF and the slots, enum dimension, enum label, the FILTER_ bits, enum series_kind.
@@ -22,8 +20,6 @@ _LABEL_BITS = {"comm": 1, "netns": 2, "port": 4}
 _FAMILY_BITS = {"both": 0, "ipv4": 1 << 30, "ipv6": 1 << 31}
 _OTHER_SERIES = 1
 _PORT_WORDS = 1024
-_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
-_MEMBARRIER_CMD_GLOBAL = 1
 _PRESENT = b"\x01"
 
 
@@ -34,7 +30,8 @@ def apply(tables: Mapping[str, Table], config: Config, events: int = 0, rate_lim
     if current == _OFF:
         _make_other(tables["series"])
     slot = _SLOT_B if current == _SLOT_A else _SLOT_A
-    _wait_for_readers()
+    # No program looks any more into the slot that was in force before the last switch
+    quiescence.wait(tables)
     _clear(tables, slot)
     _write_values(tables["filter_values"], slot, config.filters)
     _write_ports(tables["filter_ports"], slot, config.filters.port)
@@ -58,16 +55,6 @@ def _u32(number: int) -> bytes:
 def _active(tables: Mapping[str, Table]) -> int:
     value = libbpf.lookup(tables["active"].fd, _u32(0), 4) or _u32(_OFF)
     return int.from_bytes(value, "little")
-
-
-def _wait_for_readers() -> None:
-    """Returns when no program looks any more into the slot that was in force before the last switch.
-
-    membarrier waits as synchronize_rcu() does; where it is refused, the time since the last reload has to do.
-    """
-    number = _MEMBARRIER.get(platform.machine())
-    if number is not None:
-        ct.CDLL(None).syscall(ct.c_long(number), _MEMBARRIER_CMD_GLOBAL, 0, 0)
 
 
 def _list(slot: int, dimension: int, exclude: int) -> int:

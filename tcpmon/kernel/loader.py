@@ -26,6 +26,10 @@ from tcpmon.kernel.load import Layout, Loaded, Table
 _MAX_REQUEST_BYTES = 1 << 20
 MAPS = (
     "series",
+    "leaving",
+    "leaving_now",
+    "folded",
+    "fold",
     "connections",
     "counters",
     "active",

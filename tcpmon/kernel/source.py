@@ -40,6 +40,7 @@ MAKERS = ("source.py", "headers.py", "loader.py", "probes.py", "attach.py")
 # Room for two configurations with every list full: the one in force and the next
 FILTER_VALUES = 2 * 4 * 2 * MAX_ITEMS  # pid, netns, comm, uid; include and exclude
 FILTER_NETWORKS = 2 * 2 * MAX_ITEMS
+LEAVING = 4096  # label sets that are folded at a time
 _IN_CONFIG = {
     "bounds": "metrics.buckets",
     "max_series": "metrics.max_series",
@@ -101,6 +102,7 @@ def definitions(module: Module, mechanisms: dict[str, str], accept_arguments: in
     """Compiler flags."""
     values: dict[str, object] = {
         "MAX_SERIES": module.max_series,
+        "LEAVING": LEAVING,
         "MAX_TRACKED": module.max_tracked,
         "FILTER_VALUES": FILTER_VALUES,
         "FILTER_NETWORKS": FILTER_NETWORKS,

@@ -23,8 +23,10 @@ counted for the owner that it was born to, whoever closes it. Bytes of a name th
 are shown as `\\xNN`.
 
 A label set for which there is no room (`metrics.max_series`) is counted under
-`comm="_other", netns="_other", port="_other"`: the sum over all series always equals what happened. A label
-set shows the families of the side that it used: a pure server has no `tcpmon_connect_…` series.
+`comm="_other", netns="_other", port="_other"`, and what was counted for one that is idle
+(`metrics.series_ttl`) is moved there: the sum over all series always equals what happened. (So the rate of
+`_other` jumps now and then: see [cardinality](cardinality.md#idle-label-sets).) A label set shows the
+families of the side that it used: a pure server has no `tcpmon_connect_…` series.
 
 These hold for each label set and in sum, once traffic is quiet:
 

@@ -11,6 +11,7 @@ from tcpmon import netns
 from tcpmon.kernel.load import Layout, Loaded
 from tcpmon.metrics import selfmetrics, snapshot
 from tcpmon.metrics.families import FAMILIES, Family, Field
+from tcpmon.metrics.folding import Folding
 from tcpmon.metrics.numbers import number
 from tcpmon.metrics.scrape import Status
 from tcpmon.metrics.snapshot import Numbers
@@ -52,15 +53,16 @@ class Overview:
 class Observer:
     """Takes looks, several at once if need be. Each reads the kernel's maps once, as a scrape does."""
 
-    def __init__(self, loaded: Loaded, journal: selfmetrics.Journal) -> None:
+    def __init__(self, loaded: Loaded, folding: Folding, journal: selfmetrics.Journal) -> None:
         self._loaded = loaded
+        self._folding = folding
         self._journal = journal
         self._values = values(loaded.tables["series"].value)
         self._started, self._start = time.time(), time.monotonic()
 
     def look(self, status: Status) -> Overview:
         uptime = time.monotonic() - self._start
-        found = snapshot.rows(self._loaded.tables["series"])
+        found = self._folding.rows()
         merged = snapshot.merge(found, status.config.metrics.labels)
         read = ((labels, self._values(numbers)) for labels, numbers in merged)
         all_rows = [row for row in read if any(row[1])]  # _other is there from the start

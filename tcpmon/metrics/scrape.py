@@ -12,6 +12,7 @@ from tcpmon.config import Config
 from tcpmon.kernel.load import Loaded
 from tcpmon.metrics import selfmetrics, snapshot
 from tcpmon.metrics.exposition import Exposition
+from tcpmon.metrics.folding import Folding
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ def bounds(config: Config) -> Mapping[str, tuple[float, ...]]:
 class Scraper:
     """Answers scrapes, several at once if need be: a scrape has no state but its own."""
 
-    def __init__(self, loaded: Loaded, config: Config, journal: selfmetrics.Journal) -> None:
+    def __init__(
+        self, loaded: Loaded, folding: Folding, config: Config, journal: selfmetrics.Journal
+    ) -> None:
         self._loaded = loaded
+        self._folding = folding
         self._journal = journal
         self._exposition = Exposition(loaded.tables["series"].value, bounds(config))
         self.answered = 0
@@ -51,12 +55,13 @@ class Scraper:
     def _body(self, accept: str, status: Status) -> Iterator[bytes]:
         started = time.monotonic()
         encoder, content_type = choose_encoder(accept)
-        found = snapshot.rows(self._loaded.tables["series"])
+        found = self._folding.rows()
         labels = status.config.metrics.labels
         rows = snapshot.merge(found, labels)
         yield from self._exposition.render(rows, labels, "openmetrics" in content_type)
         state = selfmetrics.State(
             series=snapshot.named(found),
+            series_folded=self._folding.label_sets,
             series_limit=status.config.metrics.max_series,
             tracked_limit=status.config.connections.max_tracked,
             journal=self._journal,

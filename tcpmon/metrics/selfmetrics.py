@@ -93,6 +93,12 @@ SELF: Mapping[str, Own] = {
         "Connections counted under _other because no label set was free.",
         "increase(tcpmon_series_overflow_total[1h]) > 0",
     ),
+    "tcpmon_series_folded": Own(
+        "counter",
+        (),
+        "Label sets folded into _other after metrics.series_ttl without an event.",
+        "increase(tcpmon_series_folded_total[1d])",
+    ),
     "tcpmon_tracked_connections": Own(
         "gauge",
         (),
@@ -160,6 +166,7 @@ class State:
 
     series: int
     series_limit: int
+    series_folded: int
     tracked_limit: int
     journal: Journal
     reload_ok: bool
@@ -186,6 +193,7 @@ class SelfCollector(Collector):
         yield _single("tcpmon_series", state.series)
         yield _single("tcpmon_series_limit", state.series_limit)
         yield _single("tcpmon_series_overflow", counters["overflow"])
+        yield _single("tcpmon_series_folded", state.series_folded)
         yield _single("tcpmon_tracked_connections", counters["tracked"])
         yield _single("tcpmon_tracked_connections_limit", state.tracked_limit)
         yield _single("tcpmon_journal_events", state.journal.written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -40,26 +40,35 @@ class LabelSet:
     port: str | None
 
 
+OTHER_SET = LabelSet(OTHER, OTHER, OTHER)
 Numbers: TypeAlias = "memoryview | array[int]"  # struct series: 64-bit words in the machine's order
 Row = tuple[LabelSet, Numbers]
 
 
 def rows(series: Table) -> list[Row]:
     """All label sets, read in batches."""
-    found: list[Row] = []
-    key_size, words = series.key.size, series.value.size // WORD
-    for count, keys, values in libbpf.read_batches(series.fd, key_size, series.value.size):
-        numbers = memoryview(values).cast("Q")
+    return [(label_set(key), value.cast("Q")) for key, value in entries(series)]
+
+
+def entries(series: Table) -> Iterator[tuple[bytes, memoryview]]:
+    """Keys and values as the kernel has them."""
+    key_size, value_size = series.key.size, series.value.size
+    for count, keys, values in libbpf.read_batches(series.fd, key_size, value_size):
+        numbers = memoryview(values)
         for index in range(count):
             key = keys[index * key_size : (index + 1) * key_size]
-            found.append((label_set(key), numbers[index * words : (index + 1) * words]))
-    return found
+            yield key, numbers[index * value_size : (index + 1) * value_size]
+
+
+def is_other(key: bytes) -> bool:
+    *_, kind = _KEY.unpack(key)
+    return bool(kind == _OTHER_KIND)
 
 
 def label_set(key: bytes) -> LabelSet:
     comm, netns, port, kind = _KEY.unpack(key)
     if kind == _OTHER_KIND:
-        return LabelSet(OTHER, OTHER, OTHER)
+        return OTHER_SET
     name = comm_text(comm.partition(b"\0")[0])
     # 0 is no namespace's number and no service's port: that label was not in force
     return LabelSet(name or None, str(netns) if netns else None, str(port) if port else None)

@@ -32,6 +32,11 @@ MADE = {"name", "text"}
 BUILT_IN = {"__all", "__rate_interval", "__range", "__from", "__field", "__data", "__url_time_range"}
 
 sdk = pytest.mark.skipif(sys.version_info < (3, 11), reason="grafana-foundation-sdk needs Python 3.11")
+# What stands for All, where it is not .*
+ALL = {
+    "job": None,
+    "comm": "([^_].*)?|_([^o].*)?|_o([^t].*)?|_ot([^h].*)?|_oth([^e].*)?|_othe([^r].*)?|_other.+",
+}
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -213,7 +218,13 @@ def test_variables_are_defined_and_used(name: str) -> None:
     for variable in dashboard["templating"]["list"][1:]:
         assert (variable["multi"], variable["includeAll"]) == (True, True)
         assert variable["description"]
-        assert variable.get("allValue") == (None if variable["name"] == "job" else ".*")
+        assert variable.get("allValue") == ALL.get(variable["name"], ".*")
+
+
+@pytest.mark.parametrize("comm", ["", "o", "_", "_o", "_othe", "_others", "_otter", "other", "tcp", "_other"])
+def test_all_processes_are_all_but_other(comm: str) -> None:
+    """Whose rates jump when an idle label set's counts join it."""
+    assert bool(re.fullmatch(ALL["comm"], comm)) == (comm != "_other")
 
 
 @each

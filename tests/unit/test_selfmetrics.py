@@ -46,6 +46,7 @@ INTERFACE = {
     ("tcpmon_series", "gauge", ()),
     ("tcpmon_series_limit", "gauge", ()),
     ("tcpmon_series_overflow_total", "counter", ()),
+    ("tcpmon_series_folded_total", "counter", ()),
     ("tcpmon_tracked_connections", "gauge", ()),
     ("tcpmon_tracked_connections_limit", "gauge", ()),
     ("tcpmon_journal_events_total", "counter", ()),
@@ -184,6 +185,7 @@ def scraped(loaded: Loaded) -> Mapping[str, Metric]:
     state = State(
         series=17,
         series_limit=10007,
+        series_folded=19,
         tracked_limit=1009,
         journal=Tally(),
         reload_ok=False,
@@ -236,6 +238,7 @@ def test_the_values(loaded: Loaded) -> None:
     assert value(families, "tcpmon_series") == 17
     assert value(families, "tcpmon_series_limit") == 10007
     assert value(families, "tcpmon_series_overflow") == 13
+    assert value(families, "tcpmon_series_folded") == 19
     assert value(families, "tcpmon_tracked_connections") == 11
     assert value(families, "tcpmon_tracked_connections_limit") == 1009
     assert value(families, "tcpmon_lost_events", stage="kernel_read") == 3

@@ -60,6 +60,7 @@ _TRUTH: Mapping[str, tuple[str | tuple[str, ...], ...]] = {
     ),
     "test_field_bugs.py": ("test_tcptracer_bpf_34_more_blocked_accepts_than_a_kretprobe_has_instances",),
     "test_histograms.py": ("test_default_bounds",),
+    "test_folding.py": ("test_traffic_on_the_very_label_sets_that_are_folded",),
     "test_throughput.py": ("test_interrupted_in_the_middle_of_counting",),
 }
 # What `make test-vm` runs besides, in the mechanism that the kernel chooses
@@ -71,6 +72,7 @@ REST = (
     "test_failures.py",
     "test_field_bugs.py",
     "test_filters.py",
+    "test_folding.py",
     "test_histograms.py",
     "test_privileges.py",
     "test_reload.py",
@@ -103,11 +105,12 @@ def _nodes() -> Iterator[str]:
 
 # Of calls beyond a kretprobe's maxactive (on Debian's 5.10 the number of CPUs) the return is not seen: such
 # an accept is counted when it closes, but how long it waited is not known. (That all are counted is
-# test_tcptracer_bpf_34.)
+# test_tcptracer_bpf_34.) The last of these has three processes in accept() at once.
 _WITHOUT = {
     "kretprobe": (
         f"{LIVE}test_accepts.py::test_a_hundred_threads_blocked_in_accept",
         f"{LIVE}test_accepts.py::test_prefork_workers",
+        f"{LIVE}test_throughput.py::test_interrupted_in_the_middle_of_counting",
     )
 }
 
@@ -116,7 +119,7 @@ def _truth(mechanism: str) -> Part:
     return Part(
         f"the truth suite by {mechanism}",
         tuple(_nodes()),
-        limit_s=900,
+        limit_s=1800,
         environment={"TCPMON_MECHANISM": mechanism},
         without=_WITHOUT.get(mechanism, ()),
     )

@@ -28,7 +28,7 @@ class Hung(Exception):
 def lines(kernel: Kernel, disks: list[Path], console: Path, limit_s: float) -> Iterator[str]:
     """Boots with the disks as vda, vdb, … and yields what the guest says on its second serial line, until
     it powers off. Disks are left as they were. Hung where it takes too long; QEMU is gone in any case."""
-    command = ["nice", "-n", "19", *_MACHINE, "-append", CMDLINE]
+    command = [*_MACHINE, "-append", CMDLINE]
     command += ["-kernel", str(kernel.folder / "vmlinuz"), "-initrd", str(kernel.folder / "initrd.gz")]
     for disk in disks:
         command += ["-drive", f"file={disk},if=virtio,format=raw,snapshot=on"]
