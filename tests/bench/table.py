@@ -22,8 +22,8 @@ As `make bench` writes it. On other kernels, beside the tools that run there onl
 """
 COLUMNS = """\
 - **throughput**: connections a second of a loop of two threads on two CPUs (one connects and closes, the
-  other accepts and closes), by those untraced. User space of a tracer takes its part of these CPUs. tcpmon
-  and the naive script are scraped once a second.
+  other accepts and closes; the median of five pieces), by those untraced. User space of a tracer takes its
+  part of these CPUs. tcpmon and the naive script are scraped once a second.
 - **one CPU, more**: what the tracer adds to a connection's time in a loop of one thread on one CPU, in µs,
   and as a part of the untraced time: the kernel's side only, the tracepoints' own overhead and that of the
   ring included.
