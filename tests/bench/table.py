@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import median
 
 from tests.bench.figures import Row, spread
@@ -16,10 +17,11 @@ brackets. On a machine that others use too the throughput of both may change by 
 thread takes on one CPU for a connection (the median of chunks of 20 connections, shorter than the scheduler's
 turns) is the steadier measure.
 """
-LINKS = """\
-As `make bench` writes it. On other kernels, beside the tools that run there only:
-[bench-kernels.md](bench-kernels.md). On many CPUs: [hot-keys.md](hot-keys.md).
-"""
+LINKS = "As `make bench` writes it. On many CPUs: [hot-keys.md](hot-keys.md)."
+KERNELS_LINK = (
+    " On other kernels, beside the tools that run there only: [bench-kernels.md](bench-kernels.md)."
+)
+KERNELS = Path(__file__).parents[2] / "docs" / "bench-kernels.md"  # `python -m tests.vm bench` makes it
 COLUMNS = """\
 - **throughput**: connections a second of a loop of two threads on two CPUs (one connects and closes, the
   other accepts and closes; the median of five pieces), by those untraced. User space of a tracer takes its
@@ -40,7 +42,7 @@ def markdown(about: dict[str, str], rows: list[Row], race: Race) -> str:
     first = next(iter(race.lives))
     parts = [
         "# What tcpmon costs",
-        LINKS.rstrip(),
+        LINKS + KERNELS_LINK * KERNELS.exists(),
         table(("", ""), about.items()),
         "## Figures",
         figures(rows),
