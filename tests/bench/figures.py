@@ -71,6 +71,7 @@ def race_rows(race: Race) -> list[Row]:
             f"{cpu:.2f} µs",
             cpu,
             MAX_USER_CPU,
+            " µs",
         ),
         losses_row([*metrics, *everything]),
     ]

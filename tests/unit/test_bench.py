@@ -1,0 +1,56 @@
+"""The bench's own arithmetic: whose turn it is, what is lost, why a peer cannot run."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.bench import contestants, rounds
+from tests.bench.contestants import Contestant, Loss
+from tests.bench.peers import Tool
+
+FIELD = [Contestant(name, contextlib.nullcontext, again) for name, again in (("a", 2), ("b", 2), ("c", 1))]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_who_has_several_turns_has_them_apart(number: int) -> None:
+    names = [who.name for who in rounds.order(FIELD, number)]
+    assert Counter(names) == {"a": 2, "b": 2, "c": 1}
+    assert all(one != other for one, other in itertools.pairwise(names))
+
+
+@pytest.mark.parametrize(
+    "got, told, loss",
+    [
+        (100, 0, Loss(100, 0, 0)),
+        (90, 4, Loss(100, 4, 6)),
+        (90, 30, Loss(100, 10, 0)),  # it lost others' events too
+        (103, 2, Loss(100, 0, 0)),  # printed more than was made: of an earlier listener
+    ],
+)
+def test_losses(got: int, told: int, loss: Loss) -> None:
+    assert contestants._loss(100, got, told) == loss
+
+
+@pytest.mark.parametrize(
+    "output, reason",
+    [
+        ("modprobe: FATAL: not found\nUnable to find kernel headers.\nException: no\n", "Unable to find"),
+        (
+            "ERROR: couldn't set a limit\nAttaching 3 probes...\nERROR: Error attaching probe: 'k'\n",
+            "ERROR: E",
+        ),
+        ("one\ntwo\n", "two"),
+        ("", "it ended without a word"),
+    ],
+)
+def test_the_line_that_says_why(tmp_path: Path, output: str, reason: str) -> None:
+    said = tmp_path / "said"
+    said.write_text(output)
+    with subprocess.Popen(["true"]) as process:
+        assert Tool(process, said).reason().startswith(reason)
