@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import contestants, rounds
+from tests.bench import contestants, figures, rounds, table
 from tests.bench.contestants import Contestant, Loss
 from tests.bench.peers import Tool
+from tests.bench.rounds import Life, Race, Slice, Turn
 
 FIELD = [Contestant(name, contextlib.nullcontext, again) for name, again in (("a", 2), ("b", 2), ("c", 1))]
 
@@ -54,3 +55,19 @@ def test_the_line_that_says_why(tmp_path: Path, output: str, reason: str) -> Non
     said.write_text(output)
     with subprocess.Popen(["true"]) as process:
         assert Tool(process, said).reason().startswith(reason)
+
+
+def test_the_report() -> None:
+    """Every contestant has its line, who cannot run a reason, and each figure its verdict."""
+    turn = Turn(0.98, 1.02, 0.7, 0.5, 31.0, Loss(400, 0, 0))
+    life = Life((("state_changed", 10.0, 2500.0),), 0.0)
+    names = [contestants.METRICS.name, contestants.EVERYTHING.name, "a peer"]
+    race = Race(
+        dict.fromkeys(names, [turn] * 3), dict.fromkeys(names, life), {"b": "it | no"}, [Slice(1, 2)], 40
+    )
+    rows = figures.race_rows(race)
+    text = table.markdown({"kernel": "6.18"}, rows, race)
+    assert "| a peer | 3 | 0.980 (0.980 to 0.980) | 0.7 (0.7 to 0.7) µs, 2.0% | 2,500 ns, 10.0 runs |" in text
+    assert "| b | `it   no` |" in text
+    assert [row.reached for row in rows] == [True] * 4
+    assert "All 4 figures are reached." in text
