@@ -102,9 +102,9 @@ def machine() -> dict[str, str]:
 def bcc_and_clang() -> str:
     """bcc's version, and of the LLVM that it brings into the process."""
     words = "import bcc, re; maps = open('/proc/self/maps').read()"
-    words += "; print(bcc.__version__, *sorted(set(re.findall(r'lib(?:LLVM|clang)[^/]*?-([0-9.]+)', maps))))"
+    words += r"; print(bcc.__version__, *set(re.findall(r'/libLLVM(?:-|\.so\.)(\d+)', maps)))"
     bcc, *clang = output(sys.executable, "-c", words).split()
-    return f"{bcc}, {clang[-1].strip('.') if clang else 'linked in'}"
+    return f"{bcc}, {clang[0] if clang else 'linked in'}"
 
 
 def package_version(name: str) -> str:
