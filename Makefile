@@ -32,8 +32,10 @@ lint: $(VENV)/dev
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
 	shellcheck $$(git ls-files '*.sh' 'deploy/debian/tcpmon.p*') deploy/completions/bash/tcpmon .ci/run
 
+# BENCH_ARGUMENTS="--middle -o docs/bench.md" makes what is kept in docs
 bench: $(VENV)/dev
-	$(BIN)/python -m tests.bench
+	deploy/packages.sh bench
+	$(BIN)/python -m tests.bench $(BENCH_ARGUMENTS)
 
 # What many hosts cost one Prometheus: a quarter of an hour, most of it waiting
 fleet: $(VENV)/dev

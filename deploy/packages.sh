@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the distribution packages that are missing: `packages.sh run` for running tcpmon, `packages.sh deb` for
-# making its package, `packages.sh test` for its tests and benchmarks, `packages.sh vm` for those on other kernels.
+# making its package, `packages.sh test` for its tests and benchmarks, `packages.sh bench` for the tools that it is
+# measured beside, `packages.sh vm` for the tests on other kernels.
 # Says what it installs; does nothing where all are there.
 set -eu
 
@@ -11,15 +12,17 @@ test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin cu
 	apache2-utils'
 # Of these the tests start their own, with configurations of their own: the system's must not run for that
 services='prometheus nginx redis-server'
+bench='bpfcc-tools libbpf-tools bpftrace'
 vm='qemu-system-x86 mmdebstrap e2fsprogs busybox-static kmod'
 
 case ${1:-run} in
 run) wanted=$run ;;
 deb) wanted=$deb ;;
 test) wanted="$run $deb $test $services" ;;
+bench) wanted="$run $test $bench" ;;
 vm) wanted="$run $deb $vm" ;;
 *)
-	echo "usage: packages.sh [run|deb|test|vm]" >&2
+	echo "usage: packages.sh [run|deb|test|bench|vm]" >&2
 	exit 2
 	;;
 esac

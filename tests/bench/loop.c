@@ -36,8 +36,10 @@ static struct sockaddr_in host(unsigned address) {
 static int listening(void) {
 	struct sockaddr_in any = host(INADDR_ANY);
 	struct timeval patience = {.tv_sec = PATIENCE_SECONDS};
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
 
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on,
+	           sizeof(on)); // what it leaves may keep nobody else from the port
 	if (fd < 0 || bind(fd, (void *)&any, sizeof(any)) || listen(fd, BACKLOG))
 		err(1, "listen on port %d", port);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));

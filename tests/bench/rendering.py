@@ -42,6 +42,19 @@ class Against:
         return [theirs / ours for ours, theirs in zip(self.scrapes, self.generated, strict=True)]
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """By format; and by the number of scrapes at once, the longest that another request took."""
+
+    against: dict[str, Against]
+    waits: dict[int, float]
+
+
+def measured(daemon: Subject) -> Rendering:
+    waits = {number: longest_wait(daemon, number) for number in (1, AT_ONCE)}
+    return Rendering(against_prometheus_client(daemon), waits)
+
+
 class _Families(Collector):
     """Families that are made already: only what generate_latest itself does is measured."""
 

@@ -71,14 +71,15 @@ def until(done: Callable[[], bool], seconds: float, poll_seconds: float = 0.002)
 
 @contextlib.contextmanager
 def every_second(url: str) -> Iterator[None]:
-    """Scrapes in the background, the first time at once."""
+    """Scrapes in the background, the first time after half an interval: a run of one second has one
+    scrape."""
     stop = threading.Event()
 
     def scrape() -> None:
-        while True:
+        wait = INTERVAL_SECONDS / 2
+        while not stop.wait(wait):
             discard(url)
-            if stop.wait(INTERVAL_SECONDS):
-                return
+            wait = INTERVAL_SECONDS
 
     thread = threading.Thread(target=scrape)
     thread.start()

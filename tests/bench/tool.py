@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import subjects
-from tests.bench.measure import EVENTS_PER_CONNECTION, LOOP_PORT, Plan, loop
+from tests.bench.loops import EVENTS_PER_CONNECTION, LOOP_PORT, Plan, loop
 from tests.bench.scrape import until
 from tests.bench.subjects import BenchError, Subject
 from tests.bench.world import namespace
@@ -67,7 +67,7 @@ def printed(plan: Plan) -> Run:
     with namespace() as ns:
         with tcptracer(plan.folder, ns.inum) as tool:
             before = tool.subject.cpu_ticks()
-            rate = loop(plan, ns).rate
+            rate = loop(plan, ns, plan.connections)
             until(lambda: tool.count() == due, SETTLE_SECONDS, 0.2)
             ticks = tool.subject.cpu_ticks() - before
         # Losses are told at the end, if not before
@@ -80,7 +80,7 @@ def counted(plan: Plan) -> Run:
     with namespace() as ns, subjects.naive(plan.folder) as script:
         script.wait_ready()
         before = script.cpu_ticks()
-        rate = loop(plan, ns).rate
+        rate = loop(plan, ns, plan.connections)
         time.sleep(1)  # its buffers are read every 0.2 s
         ticks = script.cpu_ticks() - before
         words = script.last_words()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
 import os
 import platform
@@ -10,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import tcpmon
 
 HERE = Path(__file__).parent
 BPF_STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
+PEER_PACKAGES = ("bpfcc-tools", "libbpf-tools", "bpftrace")
 numbers = itertools.count()
 
 
@@ -88,9 +91,28 @@ def machine() -> dict[str, str]:
         "memory": f"{memory_kib / 2**20:.1f} GiB",
         "kernel": f"{platform.release()} {platform.machine()}",
         "tcpmon": tcpmon.__version__,
-        "bcc": output(sys.executable, "-c", "import bcc; print(bcc.__version__)").strip(),
-        "Python": platform.python_version(),
+        "bcc, and the clang in it": bcc_and_clang(),
+        "Python, and prometheus_client": f"{platform.python_version()}, {version('prometheus_client')}",
+        "peers": ", ".join(filter(None, map(package_version, PEER_PACKAGES))) or "not installed",
+        "date": datetime.date.today().isoformat(),
+        "load of the machine before": f"{os.getloadavg()[0]:.2f}",
     }
+
+
+def bcc_and_clang() -> str:
+    """bcc's version, and of the LLVM that it brings into the process."""
+    words = "import bcc, re; maps = open('/proc/self/maps').read()"
+    words += r"; print(bcc.__version__, *set(re.findall(r'/libLLVM(?:-|\.so\.)(\d+)', maps)))"
+    bcc, *clang = output(sys.executable, "-c", words).split()
+    return f"{bcc}, {clang[0] if clang else 'linked in'}"
+
+
+def package_version(name: str) -> str:
+    """Debian's, where it is installed."""
+    done = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${Version}", name], capture_output=True, text=True
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def cpu_model() -> str:

@@ -19,6 +19,14 @@ from tests.vm.machines import DEBIANS, MACHINES, Machine
 from tests.vm.parts import DEFAULT, PARTS, SHORT
 from tests.vm.report import PartResult, Results, failures, table
 
+REPORT = """\
+# What tcpmon costs on other kernels
+
+As `python -m tests.vm bench --report docs/bench-kernels.md` writes it: Debian's kernels under software
+emulation, ten to twenty times slower than iron, so that ratios tell something, and times only beside each
+other. What the columns mean is told in [bench.md](bench.md#columns).
+"""
+
 
 def main() -> int:
     args = arguments()
@@ -36,7 +44,10 @@ def main() -> int:
             say(f"kept: {folder}")
         else:
             shutil.rmtree(folder)
-    print(failures(results) + "\n" + table(results), flush=True)
+    measured = "\n\n".join(text for result in results for text in result.tables)
+    if args.report and measured:
+        args.report.write_text(f"{REPORT}\n{measured}\n")
+    print(measured + failures(results) + "\n" + table(results), flush=True)
     passed = sum(result.passed for result in results)
     print(f"{passed} passed, {len(results) - passed} failed", flush=True)
     return 0 if results and passed == len(results) else 1
@@ -50,6 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help=f"a choice of parts on {' and '.join(SHORT)}")
     parser.add_argument("--jobs", type=int, default=1, help="how many machines at a time (default: 1)")
     parser.add_argument("--keep", action="store_true", help="keep disks and consoles, and say where")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write there what `bench` measured")
     parser.add_argument("--list", action="store_true", help="kernels and parts, and nothing else")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"which (default: {' '.join(DEFAULT)})")
     args = parser.parse_args()

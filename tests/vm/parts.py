@@ -137,9 +137,16 @@ PARTS = {
     ),
     # bcc's tools compile the kernel's headers: minutes each
     "judge": Part("bcc's tools and ours", (GUEST + "test_judge.py",), 2700, machines=("6.1", "6.12", "7.x")),
+    # As is every round of theirs
+    "bench": Part(
+        "what tcpmon costs, beside bcc's tools and libbpf-tools'",
+        (GUEST + "test_bench.py",),
+        7200,
+        machines=("6.1", "6.12"),
+    ),
     "live": Part("all of the live suite", tuple(LIVE + test for test in REST), 3600),
 }
-DEFAULT = tuple(name for name in PARTS if name not in ("live", "restarts"))
+DEFAULT = tuple(name for name in PARTS if name not in ("live", "restarts", "bench"))
 # The oldest and the newest kernel, for every day; where tests/live runs, it runs by tracepoint
 SHORT: Mapping[str, tuple[str, ...]] = {
     "5.10": ("kernel", "kretprobe", "fexit"),

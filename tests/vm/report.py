@@ -22,6 +22,7 @@ class PartResult:
     failures: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0
     ended: str = "not run"
+    tables: list[str] = field(default_factory=list)  # Markdown
 
     @property
     def passed(self) -> bool:
@@ -51,7 +52,12 @@ class Results:
         except ValueError:
             say(f"{self.machine}: a garbled line: {line[:200]}")
             return
-        takers: dict[str, Callable[..., None]] = {"test": self._test, "end": self._end, "note": self._note}
+        takers: dict[str, Callable[..., None]] = {
+            "test": self._test,
+            "end": self._end,
+            "note": self._note,
+            "table": self._table,
+        }
         takers[record.pop("kind")](**record)
 
     def _test(self, part: str, test: str, outcome: str, seconds: float, text: str) -> None:
@@ -68,6 +74,9 @@ class Results:
         if not result.passed and not result.failures:
             result.failures.append((part, text))
         say(f"{self.machine}  {part}: {ended} in {seconds:.0f} s ({result.counts() or 'no tests'})")
+
+    def _table(self, part: str, text: str) -> None:
+        self.parts[part].tables.append(text)
 
     def _note(self, text: str) -> None:
         say(f"{self.machine}  {text}")
