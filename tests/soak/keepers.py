@@ -16,6 +16,7 @@ from .stage import Stage
 
 _PORT = 4545
 _MOST = 100
+_TALK_EVERY_S = 5.0
 
 
 class Keeper:
@@ -24,6 +25,7 @@ class Keeper:
     def __init__(self, random: Random, cast: Cast, life_s: float) -> None:
         self._stage = Stage(random, cast.comms, cast.helpers)
         self._until = time.monotonic() + life_s
+        self._talked = time.monotonic()
         self._count = random.randint(1, _MOST)
         with ExitStack() as made:
             self._ns = made.enter_context(self._stage.alone())
@@ -36,10 +38,16 @@ class Keeper:
         self._server.ask(serve, parties.IPV4, 0, _PORT)
         self._client.ask(dial, self._count, "127.0.0.1", _PORT)
         self._server.ask(take, self._count)
-        self._client.ask(parties.send, b"x")
         self._stage.note(self._ns, self._client.comm, _PORT, attempts=self._count, connects=self._count)
         self._stage.note(self._ns, self._server.comm, _PORT, accepts=self._count)
         return Counter(self._stage.done)
+
+    def talk(self) -> None:
+        """Now and then a byte."""
+        if time.monotonic() > self._talked + _TALK_EVERY_S:
+            self._talked = time.monotonic()
+            for side in (self._client, self._server):
+                side.ask(parties.send, b"x")
 
     def is_over(self) -> bool:
         return time.monotonic() > self._until
@@ -52,5 +60,9 @@ class Keeper:
         self._server.child.hear()
         self._stage.note(self._ns, self._client.comm, _PORT, closes_client=self._count)
         self._stage.note(self._ns, self._server.comm, _PORT, closes_server=self._count)
-        self._made.close()
+        self.leave()
         return self._stage.done - before
+
+    def leave(self) -> None:
+        """Without a word more."""
+        self._made.close()

@@ -17,7 +17,7 @@ from typing import Any
 from harness.daemon import Daemon
 from harness.helpers import build
 from harness.polling import eventually
-from harness.witness import Witness
+from helpers.b_reload import STAMP
 
 from . import ledger
 from .checkpoint import Checkpoints, Found, Truth
@@ -26,12 +26,14 @@ from .figures import Sample, sample
 from .journald import StandIn
 from .keepers import Keeper
 from .ledger import Ledger
+from .trace import TraceWitness
 
 CREWS = 3
 KEEPERS = 5
 COMMS = 48
 WINDOW_S = 30.0
 SCRAPE_EVERY_S, RELOAD_EVERY_S, LOOK_EVERY_S = 1.0, 2.5, 0.05
+RELOADED_S = 60.0
 ACCEPT = ("text/plain", "application/openmetrics-text; version=1.0.0")
 
 # Each lets all of this traffic pass
@@ -120,6 +122,9 @@ class Soak:
         return self.outcome
 
     def end(self) -> None:
+        """Nothing that it made is left."""
+        for keeper in self._keepers:
+            keeper.leave()
         for crew in self._crews:
             crew.end()
 
@@ -153,6 +158,8 @@ class Soak:
 
     def _keep(self) -> None:
         """One is closed and one is opened, where there is one to."""
+        for keeper in self._keepers:
+            keeper.talk()
         over = next((keeper for keeper in self._keepers if keeper.is_over()), None)
         if over:
             self._keepers.remove(over)
@@ -179,8 +186,13 @@ class Soak:
 
     def _switch_journal(self, on: bool) -> None:
         self._journal_on = on
-        assert self._daemon.reload(self._config()), self._daemon.stderr()[-2000:]
-        self.outcome.reloads += 1
+        before = self._daemon.scrape(STAMP).value(STAMP)
+        self._reload()
+        eventually(lambda: self._expect_reload_after(before), RELOADED_S)
+
+    def _expect_reload_after(self, before: float) -> None:
+        after = self._daemon.scrape(STAMP).value(STAMP)
+        assert after > before, f"no reload after {before}: {after}\n{self._daemon.stderr()[-2000:]}"
 
     def _config(self) -> dict[str, Any]:
         return config(self._plan, self._cast, self._journal_on, self.outcome.reloads)
@@ -208,7 +220,7 @@ class Soak:
         now, found, last = self.outcome, self.outcome.found[-1], self.outcome.samples[-1]
         done = sum(now.truth.done.values())
         said = "; ".join(found.wrong) or "exact"
-        hidden = f", {found.hidden} events hidden by the kernel" if found.hidden else ""
+        hidden = f", {found.hidden} events hidden by the kernel" if found.is_excused else ""
         return (
             f"{seconds:4.0f} s: {now.scenes} scenes, {done} events, {now.scrapes} scrapes, "
             f"{now.reloads} reloads, "
@@ -250,7 +262,7 @@ def prepared(plan: Plan) -> Iterator[Soak]:
         cast = Cast(comms, build(folder / "programs"), plan.scale)
         journal = StandIn(folder / "journald")
         made.callback(journal.close)
-        witness = Witness()
+        witness = TraceWitness()
         made.callback(witness.close)
         first = config(plan, cast, False, 0)
         daemon = made.enter_context(Daemon(folder, first, lossy=True, launch=journal.launch))

@@ -8,8 +8,8 @@ from .soak import Outcome, Plan, total
 
 def faults(plan: Plan, seen: Outcome) -> list[str]:
     """What does not hold and no event that the kernel hid from BPF explains; nothing where all is well."""
-    wrong = [each for found in seen.found if not found.hidden for each in found.wrong]
-    if seen.tracked_end and not any(found.hidden for found in seen.found):
+    wrong = [each for found in seen.found if not found.is_excused for each in found.wrong]
+    if seen.tracked_end and not any(found.is_excused for found in seen.found):
         wrong.append(f"{seen.tracked_end:.0f} connections are tracked in the end")
     first, last = seen.quiet[0], seen.quiet[-1]
     for name, before, now in (
@@ -27,7 +27,7 @@ def excused(seen: Outcome) -> list[str]:
     return [
         f"{each} (the kernel hid {found.hidden} events from BPF meanwhile)"
         for found in seen.found
-        if found.hidden
+        if found.is_excused
         for each in found.wrong
     ]
 
@@ -39,7 +39,7 @@ def table(plan: Plan, seen: Outcome) -> str:
         what.removeprefix("failures "): n for what, n in sorted(done.items()) if what.startswith("failures ")
     }
     exact = sum(not found.wrong for found in seen.found)
-    hidden = [found.hidden for found in seen.found if found.hidden]
+    hidden = [found.hidden for found in seen.found if found.is_excused]
     rows = [
         ("seconds, seed", f"{seen.seconds:.0f}, {plan.seed}"),
         ("scenes, each with namespaces of its own", f"{seen.scenes}"),
