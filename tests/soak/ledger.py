@@ -102,16 +102,17 @@ def folded(got: Ledger, want: Ledger) -> Ledger:
         for key, count in got.items()
         if key[1] != OTHER and count > want[key] and not key[3].startswith("open ")
     }
-    return difference(summed(got), summed(want)) + Counter(beyond)
+    found = difference(summed(got), summed(want))
+    found.update(beyond)
+    return found
 
 
 def unbalanced(got: Ledger) -> list[str]:
     """The label sets of a scrape, or their sum, of which an identity does not hold."""
     by_set: dict[tuple[str, ...], Counter[str]] = {}
-    for (*labels, what), count in (got + summed(got)).items():
-        by_set.setdefault(tuple(labels), Counter())[what.partition(" ")[0] if FAILURE in what else what] += (
-            count
-        )
+    for (*labels, what), count in [*got.items(), *summed(got).items()]:
+        name = FAILURE if what.startswith(FAILURE) else what
+        by_set.setdefault(tuple(labels), Counter())[name] += count
     return [" ".join(labels) for labels, of in by_set.items() if not _balanced(of)]
 
 
