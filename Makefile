@@ -33,9 +33,9 @@ bench: $(VENV)/dev
 fleet: $(VENV)/dev
 	nice -n 10 $(BIN)/python -m tests.bench.fleet
 
-# An hour of mixed traffic in ten minutes; SOAK_ARGUMENTS="--minutes 60 --seed 7"
+# An hour of mixed traffic in ten minutes; SOAK_ARGUMENTS="--minutes 60 --seed 7". With patience for a busy machine
 soak: $(VENV)/dev
-	$(BIN)/python -m tests.soak $(SOAK_ARGUMENTS)
+	TCPMON_PATIENCE=3 $(BIN)/python -m tests.soak $(SOAK_ARGUMENTS)
 
 docs: $(VENV)/dev
 	$(BIN)/python -m tcpmon.config.doc

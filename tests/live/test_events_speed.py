@@ -14,29 +14,14 @@ from harness.helpers import Helpers
 from harness.netns import Netns
 from harness.polling import eventually, settled
 from harness.tool import LOST, Tool, command
-from test_faults_stopped import PORT, WRITTEN, both_ends, config, journal
+from helpers.told import EVENTS, WRITTEN, both_ends, config, play
 
 from tests.soak.journald import StandIn
 
-__all__ = ["journal"]  # a fixture
-
-EVENTS = 4  # of a connection that a process makes to itself
 STEADY, PAUSE_US = 1009, "700"
 FLOOD = 5003
 STUCK = 12_007  # a tool's ring has room for some 43,000 events
 StartTool = Callable[..., Tool]
-
-
-def play(ns: Netns, helpers: Helpers, comms: list[str], count: int, *pause: str) -> None:
-    """Processes that connect to themselves, all at once, to their end."""
-    ns.sysctl("net.ipv4.ip_local_port_range", "10000 65000")
-    loops = [
-        ns.exec(helpers.named("loop", comm), str(count), f"127.0.0.{number}", str(PORT), *pause)
-        for number, comm in enumerate(comms, start=1)
-    ]
-    for loop in loops:
-        with loop:
-            assert loop.wait(120) == 0
 
 
 def test_the_journal_keeps_up(

@@ -19,16 +19,14 @@ from harness.netns import Netns
 from harness.polling import eventually, settled
 from helpers.b_reload import reload
 from helpers.b_traffic import ask, client, connect, hold, release, server
-from test_faults_stopped import both_ends, journal
+from helpers.told import PORT, both_ends, config, play, start
 
 from tests.soak.figures import Sample, sample
 from tests.soak.journald import StandIn
 from tests.soak.ledger import difference
 
-__all__ = ["journal"]  # a fixture
-
 AT_ONCE, STORMS, SIGHUPS = 50, 4, 200
-COUNT, OPEN, PORT, LOOPS = 7, 3, 4242, 1009
+COUNT, OPEN, LOOPS = 7, 3, 1009
 # A page of each thread's stack and a little of each pool stay after the first storm; a leak grows with each
 MORE_KIB = 1024
 KINDS = [
@@ -90,11 +88,10 @@ def test_reloads_amid_traffic_and_scrapes(
 ) -> None:
     """As fast as signals go, every other file with a fault: no event is lost to the journal, no count is
     missing, and the last file is in force."""
-    good = {"filters": {"netns": [ns.name]}, "events": {"journal": True, "rate_limit": 0, "buffer": "8MiB"}}
+    good = config(ns, buffer="8MiB")
     with Daemon(tmp_path, good, launch=journal.launch) as daemon:
         before = sample(daemon.pid)
-        command = [helpers.named("loop", comm), str(LOOPS), "127.0.0.1", str(PORT), "100"]
-        with ns.exec(*command) as loop, ThreadPoolExecutor(2) as crowd:
+        with start(ns, helpers, comm, LOOPS, "100") as loop, ThreadPoolExecutor(2) as crowd:
             scrapes = [crowd.submit(scrape, daemon, kind) for kind in KINDS * 5]
             for number in range(SIGHUPS):
                 daemon.write_config(good if number % 2 else {"no_such_key": number})
@@ -105,9 +102,7 @@ def test_reloads_amid_traffic_and_scrapes(
         want = {(ns.inum, comm, str(PORT), what): LOOPS for what in EVENTS}
         settled(lambda: expect_entries(journal, want))
         reload(daemon, {**good, "filters": {"netns": [ns.name], "comm": {"exclude": [comm]}}})
-        (helpers.folder / comm).unlink()
-        with ns.exec(helpers.named("loop", comm), str(COUNT), "127.0.0.1", str(PORT)) as loop:
-            assert loop.wait(60) == 0
+        play(ns, helpers, [comm], COUNT)
         daemon.expect(both_ends(LOOPS), ns, comm, port=str(PORT))
         at_rest(daemon, before)
 

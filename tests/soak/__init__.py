@@ -3,11 +3,8 @@
 What it is made of (daemon, namespaces, parties, witness) is the truth suite's, by the names it has there.
 """
 
-import os
 import sys
 from pathlib import Path
 
 _TESTS = Path(__file__).parents[1]
 sys.path += [str(folder) for folder in (_TESTS / "live", _TESTS / "unit") if str(folder) not in sys.path]
-# A checkpoint may find the machine busy, and long connections wait for it
-os.environ.setdefault("TCPMON_PATIENCE", "3")
