@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import time
@@ -177,7 +178,9 @@ class Soak:
         text = self._daemon.get(Accept=ACCEPT[self.outcome.scrapes % 2])
         assert "tcpmon_build_info{" in text
         self.outcome.scrapes += 1
-        self.outcome.samples.append(sample(self._daemon.pid))
+        label_sets = re.search(r"^tcpmon_series (\d+)", text, re.MULTILINE)
+        assert label_sets
+        self.outcome.samples.append(sample(self._daemon.pid, int(label_sets[1])))
 
     def _reload(self) -> None:
         self._daemon.write_config(self._config())

@@ -56,8 +56,10 @@ def test_entries_of_the_journal() -> None:
 
 
 def test_flat() -> None:
-    """A warm-up is no leak; a page for each scrape is."""
+    """A warm-up is no leak, nor are new label sets; a page for each scrape is."""
     warm = [Sample(at, 40_000 - 5000 * (at < 60), 30, 2) for at in range(600)]
     leaks = [Sample(at, 40_000 + 4 * at, 30, 2) for at in range(600)]
+    grows = [Sample(at, 40_000 + 4 * at, 30, 2, at) for at in range(600)]
     assert figures.size(warm).is_flat()
+    assert figures.size(grows).is_flat()
     assert not figures.size(leaks).is_flat()
