@@ -7,7 +7,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 CONFIG = config/tcpmon.yaml
 
-.PHONY: run test test-vm unit fuzz lint bench fleet docs format install uninstall deb clean
+.PHONY: run test test-vm unit fuzz lint bench fleet soak docs format install uninstall deb clean
 
 run: $(VENV)/run
 	@echo "starting tcpmon; its metrics will be at http://127.0.0.1:19317/metrics (Ctrl-C ends it)"
@@ -40,6 +40,10 @@ bench: $(VENV)/dev
 # What many hosts cost one Prometheus: a quarter of an hour, most of it waiting
 fleet: $(VENV)/dev
 	nice -n 10 $(BIN)/python -m tests.bench.fleet
+
+# An hour of mixed traffic in ten minutes; SOAK_ARGUMENTS="--minutes 60 --seed 7". With patience for a busy machine
+soak: $(VENV)/dev
+	TCPMON_PATIENCE=3 $(BIN)/python -m tests.soak $(SOAK_ARGUMENTS)
 
 docs: $(VENV)/dev
 	$(BIN)/python -m tcpmon.config.doc

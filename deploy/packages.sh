@@ -9,7 +9,7 @@ run='python3 python3-venv python3-bpfcc python3-systemd libbpf1 procps'
 deb='dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools lintian'
 test='bpftool iproute2 nftables iptables procps util-linux passwd libcap2-bin curl openssl gcc libc6-dev clang-format
 	shellcheck mandoc zsh bash-completion systemd systemd-journal-remote chromium chromium-driver redis-tools
-	apache2-utils'
+	apache2-utils faketime'
 # Of these the tests start their own, with configurations of their own: the system's must not run for that
 services='prometheus nginx redis-server'
 bench='bpfcc-tools libbpf-tools bpftrace'

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from tcpmon.errors import KernelError
 from tcpmon.kernel.probes import Probe
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 270  # a compile takes a second, under emulation minutes; the unit waits for 300
 MAX_FDS = 253
 _MAX_ANSWER_BYTES = 1 << 20
+_NO_MEMORY = "Cannot allocate memory"  # as libbpf says it of a map
+_MEMORY_HINT = "is there memory (MemoryMax=)? The compiler takes 130 MB, the tables with the defaults 61 MB"
+ROOM_HINT = "make room in /tmp, or name another folder by TMPDIR"
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,11 @@ class Loader:
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        # bcc and the compiler write to both stdout and stderr; it is told where something fails
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # for as long as the child lives
 
     def begin(self) -> None:
-        """Returns at once."""
+        """Returns at once. KernelError where there is no room for what the child says."""
+        # bcc and the compiler write to both stdout and stderr; it is told where something fails
+        self._output = _temporary_file()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MAX_ANSWER_BYTES)
@@ -95,10 +98,10 @@ class Loader:
         said = self._output.read().decode(errors="replace")
         self._output.close()
         if not data:
-            raise KernelError(
-                _death(status, said), "is there memory for the compiler (about 130 MB, MemoryMax=)?"
-            )
+            raise KernelError(_death(status, said), _MEMORY_HINT)
         answer: dict[str, Any] = json.loads(data)
+        if "error" in answer and (line := _line_with(_NO_MEMORY, said)):
+            raise KernelError(f"the kernel has no memory for the BPF module ({line})", _MEMORY_HINT)
         _pass_on(said, failed="error" in answer)
         if "error" in answer:
             raise KernelError(answer["error"], answer["hint"])
@@ -134,8 +137,9 @@ class Loader:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._end()
-        self._output.close()
+        if self._child:
+            self._end()
+            self._output.close()
 
 
 def load(module: Module, mechanisms: Mapping[str, str]) -> Loaded:
@@ -183,6 +187,18 @@ def descriptors(loaded: Loaded) -> list[int]:
 
 def _layout(of: Mapping[str, Any]) -> Layout:
     return Layout(of["size"], {name: (place[0], place[1]) for name, place in of["fields"].items()})
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()  # for as long as the child lives
+    except OSError as error:
+        raise KernelError(f"a temporary file cannot be made: {error.strerror}", ROOM_HINT) from None
+
+
+def _line_with(text: str, said: str) -> str:
+    """The first; empty where there is none."""
+    return next((line.strip() for line in said.splitlines() if text in line), "")
 
 
 def _death(status: int, said: str) -> str:

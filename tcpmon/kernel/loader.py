@@ -11,6 +11,7 @@ import ctypes as ct
 import json
 import os
 import resource
+import shutil
 import socket
 import sys
 import tempfile
@@ -87,8 +88,20 @@ def prepare(folder: Path) -> Ready:
     _raise_memlock()
     see_tracefs()
     types = btf.load()
-    headers.write_tree(folder, types)
+    try:
+        headers.write_tree(folder, types)
+    except OSError as error:
+        raise KernelError(
+            f"the kernel's types cannot be written to {folder} ({_reason(error)})", load.ROOM_HINT
+        ) from None
     return Ready(bcc, types, folder)
+
+
+def _reason(error: OSError) -> str:
+    """What copytree raises has a list of (from, to, what happened)."""
+    if isinstance(error, shutil.Error):
+        return str(error.args[0][0][2]).partition(": ")[0]
+    return str(error.strerror)
 
 
 def serve(ready: Ready, module: source.Module, forced: dict[str, str]) -> Loaded:

@@ -11,7 +11,8 @@ _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (log
 
 
 def begin() -> None:
-    """Sets the root logger up, at level info."""
+    """Sets the root logger up, at level info. A line that a full disk does not take is no program's fault."""
+    logging.raiseExceptions = False
     handler = _ToJournal() if _read_by_journal() else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])

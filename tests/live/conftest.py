@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from harness.netns import Netns, netns, veth_pair
 from harness.require import require_privileges
 from harness.tool import Tool
 from harness.watched import Trio, Watched
+
+from tests.soak.journald import StandIn
 
 __all__ = ["pytest_runtest_protocol"]  # a hook
 
@@ -56,6 +59,18 @@ def start_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             return running.enter_context(Daemon(folder, config, lossy=lossy))
 
         yield start
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[StandIn]:
+    """What stands for journald, for a daemon that it launches."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    place = tmp_path / "journald"
+    place.mkdir()
+    made = StandIn(place)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from harness.oracle import snmp, sockets
 from harness.polling import eventually, settled
 from harness.traffic import Way, connect, connect_errno, finish_connect, linger0, listen, serve
 from harness.workload import Link, run, spawn
+from helpers.raw import RST, SYN, send_each
 
 COUNT = 7
 PORT = 4242
@@ -408,22 +409,10 @@ def test_reset_after_establishment_is_no_failure(daemon: Daemon, ns: Netns, comm
     assert snmp(ns).estab_resets == 2 * COUNT
 
 
-def segment(port: int, peer_port: int, sequence: int, flags: int, source: str, target: str) -> bytes:
-    """A TCP segment without options or data, checksummed."""
-    header = struct.pack("!HHIIBBHHH", port, peer_port, sequence, 0, 5 << 4, flags, 65535, 0, 0)
-    pseudo = socket.inet_aton(source) + socket.inet_aton(target) + struct.pack("!BBH", 0, 6, len(header))
-    words = struct.unpack("!16H", pseudo + header)
-    total = sum(words)
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return header[:16] + struct.pack("!H", ~total & 0xFFFF) + header[18:]
-
-
 def test_reset_in_the_handshake(daemon: Daemon, pair: Pair, comm: str) -> None:
     """A peer that answers our SYN with one of its own, and then with a reset: ECONNRESET."""
     left, right = pair
     source_ports = range(50_000, 50_000 + COUNT)
-    syn, rst = 0x02, 0x04
     reach(left, SILENT4, right)
     target = LEFT4
 
@@ -438,18 +427,11 @@ def test_reset_in_the_handshake(daemon: Daemon, pair: Pair, comm: str) -> None:
         link.say("connecting")
         assert [finish_connect(sock) for sock in socks] == [errno.ECONNRESET] * COUNT
 
-    def inject(flags: int, sequence: int) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
-            raw.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT: send as SILENT4, who is nobody
-            raw.bind((SILENT4, 0))
-            for port in source_ports:
-                raw.sendto(segment(PORT, port, sequence, flags, SILENT4, target), (target, 0))
-
     with spawn(left, comm, body) as child:
         child.hear()
-        run(right, comm + ".x", inject, syn, 1000)
+        run(right, comm + ".x", send_each, SYN, 1000, SILENT4, PORT, LEFT4, source_ports)
         eventually(lambda: assert_equal(len(sockets(left, "syn-recv")), COUNT))
-        run(right, comm + ".x", inject, rst, 1001)
+        run(right, comm + ".x", send_each, RST, 1001, SILENT4, PORT, LEFT4, source_ports)
         child.result()
     daemon.expect(failed("reset"), left, comm, port=str(PORT))
     assert (snmp(left).active_opens, snmp(left).attempt_fails) == (COUNT, COUNT)

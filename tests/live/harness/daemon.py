@@ -77,8 +77,10 @@ class Daemon:
         return self.stderr_path.read_text(errors="replace")
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write the file only (`listen` is added); see `reload`."""
-        self.config_path.write_text(yaml.safe_dump({"listen": self._listen, **config}))
+        """Write the file only (`listen` is added), at once as a whole; see `reload`."""
+        new = self.config_path.with_suffix(".new")
+        new.write_text(yaml.safe_dump({"listen": self._listen, **config}))
+        new.replace(self.config_path)
 
     def get(self, path: str = "/metrics", **headers: str) -> str:
         """The body of a GET; header names are given with underscores."""

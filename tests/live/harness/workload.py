@@ -57,6 +57,10 @@ class Link:
             raise TimeoutError("the test said nothing")
         return self._pipe.recv()
 
+    def fileno(self) -> int:
+        """Readable when there is something to hear."""
+        return self._pipe.fileno()
+
 
 class Child:
     """A running child; leaving its `with` block kills and reaps it if it is still there."""
