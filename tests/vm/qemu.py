@@ -67,3 +67,9 @@ def tail(console: Path, count: int = 40) -> str:
     files = filter(Path.exists, (console, console.with_suffix(".qemu")))
     text = "".join(path.read_text(errors="replace") for path in files)
     return "\n".join(text.replace("\r", "").splitlines()[-count:])
+
+
+def patched_too_late(console: Path) -> bool:
+    """Whether the kernel fell over a breakpoint of its own. It puts one where it patches its code while other
+    CPUs run it, and takes it away; QEMU's emulated CPUs may still run it then, which no real one does."""
+    return b"Oops: int3" in console.read_bytes()
