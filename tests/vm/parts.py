@@ -60,7 +60,7 @@ _TRUTH: Mapping[str, tuple[str | tuple[str, ...], ...]] = {
     ),
     "test_field_bugs.py": ("test_tcptracer_bpf_34_more_blocked_accepts_than_a_kretprobe_has_instances",),
     "test_histograms.py": ("test_default_bounds",),
-    "test_folding.py": ("test_traffic_on_the_very_label_sets_that_are_folded",),
+    "test_idle.py": ("test_traffic_on_the_very_label_sets_that_are_folded",),
     "test_throughput.py": ("test_interrupted_in_the_middle_of_counting",),
 }
 # What `make test-vm` runs besides, in the mechanism that the kernel chooses
@@ -72,7 +72,7 @@ REST = (
     "test_failures.py",
     "test_field_bugs.py",
     "test_filters.py",
-    "test_folding.py",
+    "test_idle.py",
     "test_histograms.py",
     "test_privileges.py",
     "test_reload.py",
