@@ -18,7 +18,6 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,7 +31,6 @@ from tcpmon.metrics.snapshot import Numbers, Row
 _FOLD = struct.Struct("=3Q")
 _ONLY = struct.pack("=I", 0)
 _PRESENT = b"\x01"
-_WORD_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Folding:
     def prints(self) -> Iterator[tuple[bytes, int]]:
         """Each label set's key, and a number that changes when its numbers do; _other's not among them."""
         for key, value in snapshot.entries(self._series):
-            if not snapshot.is_other(key):
+            if key != snapshot.OTHER_KEY:
                 yield key, zlib.crc32(value)
 
     def fold(self, chosen: Sequence[tuple[bytes, int]]) -> int:
@@ -96,7 +94,11 @@ class Folding:
         """The label sets that `leaving` names, into the sum."""
         fold = self._fold()
         unused = 1 - fold.sum
-        libbpf.update(self._tables["folded"].fd, struct.pack("=I", unused), self._with_sum(fold, values))
+        libbpf.update(
+            self._tables["folded"].fd,
+            struct.pack("=I", unused),
+            snapshot.added([self._read_sum(fold), *values]),
+        )
         with self._lock:
             self._turn += 1
             self._note(Fold(unused, 1, fold.label_sets + len(values)))
@@ -108,11 +110,6 @@ class Folding:
         if value is None or zlib.crc32(value) != before:
             return None
         return value if self._settled(value) else None
-
-    def _with_sum(self, fold: Fold, values: Sequence[bytes]) -> bytes:
-        found = [self._read_sum(fold), *values]
-        columns = zip(*(memoryview(value).cast("Q") for value in found), strict=True)
-        return array("Q", [sum(column) % (1 << _WORD_BITS) for column in columns]).tobytes()
 
     def _finish(self) -> None:
         """Deletes what is in the sum already, and ends the diversion."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from tcpmon.config import Config
@@ -16,6 +17,7 @@ from tcpmon.metrics.exposition import Exposition
 from tcpmon.metrics.folding import Folding
 from tcpmon.metrics.prefixes import Prefixes
 
+_Encoder = Callable[[CollectorRegistry], bytes]
 _VERSION = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){0,2}")
 
 
@@ -65,17 +67,15 @@ class Scraper:
 
     def scrape(self, accept: str, status: Status) -> tuple[str, Iterator[bytes]]:
         """The content type that `accept` (a request header) asks for, and the body in pieces."""
-        wanted = acceptable(accept)
-        _encoder, content_type = choose_encoder(wanted)
-        return content_type, self._body(wanted, status)
+        encoder, content_type = choose_encoder(acceptable(accept))
+        return content_type, self._body(encoder, "openmetrics" in content_type, status)
 
-    def _body(self, accept: str, status: Status) -> Iterator[bytes]:
+    def _body(self, encoder: _Encoder, openmetrics: bool, status: Status) -> Iterator[bytes]:
         started = time.monotonic()
-        encoder, content_type = choose_encoder(accept)
         found = self._folding.rows()
         labels = status.config.metrics.labels
         merged = snapshot.merge(found, self._prefixes.of({key for key, _ in found}, labels))
-        yield from self._exposition.render(merged.items(), labels, "openmetrics" in content_type)
+        yield from self._exposition.render(merged.items(), labels, openmetrics)
         state = selfmetrics.State(
             series=snapshot.named(found),
             series_folded=self._folding.label_sets,

@@ -60,11 +60,6 @@ def _cut(packed: bytes, size: int) -> list[bytes]:
     return [packed[start : start + size] for start in range(0, len(packed), size)]
 
 
-def is_other(key: bytes) -> bool:
-    *_, kind = _KEY.unpack(key)
-    return bool(kind == _OTHER_KIND)
-
-
 def label_set(key: bytes) -> LabelSet:
     comm, netns, port, kind = _KEY.unpack(key)
     if kind == _OTHER_KIND:
@@ -96,18 +91,19 @@ def merge(found: Iterable[Row], names: Mapping[bytes, Name]) -> Mapping[Name, Nu
     for key, numbers in found:
         name = names[key]
         before = merged[name]
-        merged[name] = numbers if before is None else _added(before, numbers)
+        merged[name] = numbers if before is None else added((before, numbers))
     return cast("Mapping[Name, Numbers]", merged)  # a name is some row's
 
 
 def named(found: Iterable[Row]) -> int:
     """How many label sets there are, _other not among them."""
-    return sum(not is_other(key) for key, _numbers in found)
+    return sum(key != OTHER_KEY for key, _numbers in found)
 
 
-def _added(one: Numbers, other: Numbers) -> Numbers:
-    words = zip(memoryview(one).cast("Q"), memoryview(other).cast("Q"), strict=True)
-    return array("Q", [(a + b) & 0xFFFFFFFFFFFFFFFF for a, b in words]).tobytes()
+def added(every: Iterable[Numbers]) -> Numbers:
+    """Word by word, wrapping as the kernel's do."""
+    words = zip(*(memoryview(numbers).cast("Q") for numbers in every), strict=True)
+    return array("Q", [sum(word) & 0xFFFFFFFFFFFFFFFF for word in words]).tobytes()
 
 
 def counters(table: Table) -> Mapping[str, int]:

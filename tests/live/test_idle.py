@@ -18,7 +18,7 @@ from harness.netns import Netns
 from harness.oracle import snmp
 from harness.polling import PATIENCE, eventually
 from helpers.b_traffic import Address, ask, client, connect, dial, hold, release, server
-from test_series import OTHER, both_ends, connect_to_each, expect_sum, many_ports
+from test_series import OTHER, PORTS, both_ends, connect_to_each, expect_sum, many_ports
 
 from tcpmon import config as configuration
 from tcpmon import daemon as daemons
@@ -28,7 +28,6 @@ from tcpmon.metrics.families import Field
 from tcpmon.metrics.folding import Folding
 from tcpmon.metrics.numbers import number
 
-PORTS = 503
 TTL = {"series_ttl": "1s"}
 
 

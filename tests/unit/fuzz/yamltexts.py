@@ -4,7 +4,7 @@ complaint may point to."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -143,3 +143,17 @@ def check_places(error: ConfigError, path: str, data: bytes) -> None:
         assert 1 <= fault.column <= len(lines[fault.line - 1]) + 1
         assert f"{fault.key} {fault.problem}".isprintable()
     assert len(error.message.splitlines()) == min(len(error.faults), MAX_TOLD + 1)
+
+
+def check_schema(
+    data: bytes, is_valid: Callable[[], bool], read: Callable[[bytes], object], beyond: Sequence[str]
+) -> None:
+    """What the file's JSON Schema takes has no fault but those that no schema can tell: `beyond`."""
+    try:
+        valid = is_valid()
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return  # nothing that JSON has
+    found = read(data)
+    if valid and isinstance(found, ConfigError):
+        for fault in found.faults:
+            assert any(told in fault.problem for told in beyond), (str(fault), data)
