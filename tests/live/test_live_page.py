@@ -38,6 +38,14 @@ def a_browser() -> None:
 
 
 @pytest.fixture(scope="module")
+def shared_daemon(privileges: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Not the session's: that one has more label sets than the page shows."""
+    config = {"filters": {"netns": {"exclude": ["self"]}}}
+    with Daemon(tmp_path_factory.mktemp("page-daemon"), config, lossy=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def page(shared_daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with chromium(tmp_path_factory.mktemp("chromium")) as window:
         window.look("light", 1440)

@@ -29,6 +29,7 @@ StartDaemon = Callable[..., Daemon]
 def start_loops(ns: Netns, helpers: Helpers, names: list[str], count: int) -> list[subprocess.Popen[str]]:
     """Processes that connect to themselves `count` times each, at full speed."""
     ns.sysctl("net.ipv4.ip_local_port_range", "10000 65000")
+    ns.sysctl("net.ipv4.tcp_tw_reuse", "0")  # on loopback a second is enough, and then two lines are the same
     return [
         ns.exec(helpers.named("loop", name), str(count), f"127.0.0.{number}", str(PORT))
         for number, name in enumerate(names, start=1)
