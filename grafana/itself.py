@@ -166,9 +166,9 @@ def _cost() -> Sequence[Panel]:
 def _mechanisms() -> Panel:
     return listing(
         "Mechanisms",
-        "How each event is traced, and on how many hosts: fexit is the best, then kretprobe, then the "
-        "tracepoints of system calls, as the kernel offers. An event that is missing here is not counted: "
-        "tcpmon check-kernel tells why.",
+        "How each event is traced, and on how many hosts: fprobe and fexit are the best, then kretprobe, "
+        "then the tracepoints of system calls, as the kernel offers. An event that is missing here is not "
+        "counted: tcpmon check-kernel tells why.",
         [Key("event"), Key("function"), Key("mechanism")],
         [Column("Hosts", f"count by (event, function, mechanism) (tcpmon_probe_info{{{HOSTS}}})", "none")],
         span=24,

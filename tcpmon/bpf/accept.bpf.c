@@ -105,7 +105,7 @@ static __always_inline int inet_csk_accepted(struct sock *sk) { return sk && is_
 
 #if ACCEPT_MECHANISM == MECHANISM_FEXIT
 // What accept() returns stands behind its arguments, whose number changed in 6.10 (commit 92ef0fd55ac8).
-KRETFUNC_PROBE(inet_csk_accept) { return inet_csk_accepted((struct sock *)ctx[INET_CSK_ACCEPT_ARGS]); }
+int exit_inet_csk_accept(u64 *ctx) { return inet_csk_accepted((struct sock *)ctx[INET_CSK_ACCEPT_ARGS]); }
 
 #elif ACCEPT_MECHANISM == MECHANISM_KPROBE
 int exit_accept(struct pt_regs *ctx) { return inet_csk_accepted((struct sock *)PT_REGS_RC(ctx)); }

@@ -202,12 +202,12 @@ static __always_inline int connect_returned(int ret) {
 
 #if CONNECT_MECHANISM == MECHANISM_FEXIT
 #define CONNECT_HOOKS(function)                                                                      \
-	KFUNC_PROBE(function) {                                                                      \
+	int enter_##function(u64 *ctx) {                                                             \
 		struct connect_call call = {.sk = ctx[0], .address = ctx[1], .address_len = ctx[2]}; \
 		connect_called(&call);                                                               \
 		return 0;                                                                            \
 	}                                                                                            \
-	KRETFUNC_PROBE(function) { return connect_returned(ctx[3]); }
+	int exit_##function(u64 *ctx) { return connect_returned(ctx[3]); }
 CONNECT_HOOKS(tcp_v4_connect)
 CONNECT_HOOKS(tcp_v6_connect)
 

@@ -1,12 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 // Constants of the kernel's interface that are macros, or in enums without a name, and so not in BTF.
 
-// bcc attaches functions of certain names to a kernel function's entry or exit; its own macros make the
-// names, which are others since 0.28. What else they make is not wanted: here a function has its arguments as
-// they come.
-#undef BPF_PROG
-#define BPF_PROG(name, ...) int name(u64 *ctx)
-
 #define AF_INET 2
 #define AF_INET6 10
 #define SIN6_LEN_RFC2133 24

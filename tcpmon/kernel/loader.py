@@ -43,6 +43,7 @@ EVENT_MAPS = ("events", "journal_tally")
 # bcc tells no layout of a ring's records
 _LAYOUT_OF = {"events": "event_layout"}
 BCC_HINT = "install it: apt install python3-bpfcc, and run with the distribution's python3 (/usr/bin/python3)"
+_VERIFIER_LOG_BYTES = 1 << 20
 _CLONE_NEWNS, _MS_PRIVATE, _MS_REC = 0x20000, 1 << 18, 1 << 14
 
 
@@ -110,8 +111,9 @@ def serve(ready: Ready, module: source.Module, forced: dict[str, str]) -> Loaded
     loaded = _compile(ready, module, {finding.event: finding.mechanism for finding in chosen})
     attached = [probe for finding in chosen for probe in probes.probes_of(finding)]
     attached += probes.for_events(module.events)
-    programs = {probe.name: _load(ready.bcc, loaded, probe) for probe in attached}
-    links = [_attach(loaded, probe, programs[probe.name]) for probe in attached]
+    once = {probe.name: probe for probe in attached}
+    programs = {name: _load(ready, loaded, probe) for name, probe in once.items()}
+    links = [_attach(probe, programs[probe.name]) for probe in attached]
     return Loaded(
         tables={name: _table(loaded, name) for name in (*MAPS, *(EVENT_MAPS if module.events else []))},
         programs=programs,
@@ -157,39 +159,44 @@ def _compile(ready: Ready, module: source.Module, mechanisms: dict[str, str]) ->
         ) from None
 
 
-def _load(bcc: Any, loaded: Any, probe: probes.Probe) -> int:
+def _load(ready: Ready, loaded: Any, probe: probes.Probe) -> int:
+    if probe.kind in (attach.FENTRY, attach.FEXIT, attach.FPROBE, attach.FPROBE_RETURN):
+        return _load_without_bcc(loaded, probe, ready.types)
+    bcc = ready.bcc
     kinds = {
         attach.RAW_TRACEPOINT: bcc.BPF.RAW_TRACEPOINT,
         attach.TRACEPOINT: bcc.BPF.TRACEPOINT,
         attach.KPROBE: bcc.BPF.KPROBE,
         attach.KRETPROBE: bcc.BPF.KPROBE,
-        attach.FENTRY: bcc.BPF.TRACING,
-        attach.FEXIT: bcc.BPF.TRACING,
     }
-    name = _bcc_name(loaded, probe.program)
+    name = probe.program.encode()
     if probe.copy > 1:
         del loaded.funcs[name]  # bcc would give the one that it has
     try:
         return int(loaded.load_func(name, kinds[probe.kind]).fd)
     except Exception as error:  # bcc raises nothing more specific  # noqa: BLE001
-        raise KernelError(
-            f"the kernel refuses the BPF program {probe.program}: {error}", "please report this"
-        ) from None
+        raise _refused(probe, error) from None
 
 
-def _bcc_name(loaded: Any, program: str) -> bytes:
-    """What bcc calls a program: since 0.28 the module of a kernel function stands in its name. It has loaded
-    those by itself."""
-    kind, _, function = program.partition("__")
-    longer = f"{kind}__vmlinux__{function}".encode()
-    return longer if longer in loaded.funcs else program.encode()
+def _load_without_bcc(loaded: Any, probe: probes.Probe, types: btf.Btf) -> int:
+    """What bcc has no way for (fprobe), or its own names for programs, which differ with its versions."""
+    instructions = loaded.dump_func(probe.program.encode())
+    function = attach.function_id(probe.kind, probe.function, types)
+    try:
+        return attach.load(probe.kind, probe.program, instructions, function)
+    except OSError as error:
+        log = ct.create_string_buffer(_VERIFIER_LOG_BYTES)
+        with contextlib.suppress(OSError):
+            os.close(attach.load(probe.kind, probe.program, instructions, function, log))
+        sys.stderr.write(log.value.decode(errors="replace"))
+        raise _refused(probe, error) from None
 
 
-def _attach(loaded: Any, probe: probes.Probe, program_fd: int) -> int:
-    # bcc attaches functions of these names by itself
-    by_itself = {**loaded.kfunc_entry_fds, **loaded.kfunc_exit_fds}.get(_bcc_name(loaded, probe.program))
-    if by_itself is not None:
-        return int(by_itself)
+def _refused(probe: probes.Probe, error: Exception) -> KernelError:
+    return KernelError(f"the kernel refuses the BPF program {probe.program}: {error}", "please report this")
+
+
+def _attach(probe: probes.Probe, program_fd: int) -> int:
     try:
         return attach.attach(probe.kind, probe.hook, program_fd)
     except OSError as error:

@@ -37,15 +37,23 @@ COMMON = (
     Probe("close", attach.RAW_TRACEPOINT, "tcp_destroy_sock", "socket_destroyed"),
 )
 
-# What a process sees of it. fexit is the fastest and asks for the least privilege; a kretprobe loses calls
-# beyond its maxactive; a system call tracepoint cannot see io_uring's calls.
+# What a process sees of it. fprobe and fexit ask for the least privilege. While a process is preempted inside
+# an fexit's program (preempt=full or lazy) the kernel skips that program for all others of the CPU; nobody is
+# preempted inside an fprobe's. A kretprobe loses calls beyond its maxactive; a system call tracepoint cannot
+# see io_uring's calls.
 MECHANISMS: Mapping[str, Mapping[str, tuple[Probe, ...]]] = {
     "connect": {
+        "fprobe": (
+            Probe("connect", attach.FPROBE, "tcp_v4_connect", "enter_connect"),
+            Probe("connect", attach.FPROBE_RETURN, "tcp_v4_connect", "exit_connect"),
+            Probe("connect", attach.FPROBE, "tcp_v6_connect", "enter_connect"),
+            Probe("connect", attach.FPROBE_RETURN, "tcp_v6_connect", "exit_connect"),
+        ),
         "fexit": (
-            Probe("connect", attach.FENTRY, "tcp_v4_connect", "kfunc__tcp_v4_connect"),
-            Probe("connect", attach.FEXIT, "tcp_v4_connect", "kretfunc__tcp_v4_connect"),
-            Probe("connect", attach.FENTRY, "tcp_v6_connect", "kfunc__tcp_v6_connect"),
-            Probe("connect", attach.FEXIT, "tcp_v6_connect", "kretfunc__tcp_v6_connect"),
+            Probe("connect", attach.FENTRY, "tcp_v4_connect", "enter_tcp_v4_connect"),
+            Probe("connect", attach.FEXIT, "tcp_v4_connect", "exit_tcp_v4_connect"),
+            Probe("connect", attach.FENTRY, "tcp_v6_connect", "enter_tcp_v6_connect"),
+            Probe("connect", attach.FEXIT, "tcp_v6_connect", "exit_tcp_v6_connect"),
         ),
         "kretprobe": (
             Probe("connect", attach.KPROBE, "tcp_v4_connect", "enter_connect"),
@@ -59,7 +67,8 @@ MECHANISMS: Mapping[str, Mapping[str, tuple[Probe, ...]]] = {
         ),
     },
     "accept": {
-        "fexit": (Probe("accept", attach.FEXIT, "inet_csk_accept", "kretfunc__inet_csk_accept"),),
+        "fprobe": (Probe("accept", attach.FPROBE_RETURN, "inet_csk_accept", "exit_accept"),),
+        "fexit": (Probe("accept", attach.FEXIT, "inet_csk_accept", "exit_inet_csk_accept"),),
         "kretprobe": (Probe("accept", attach.KRETPROBE, "inet_csk_accept", "exit_accept"),),
         "tracepoint": (
             Probe("accept", attach.TRACEPOINT, "syscalls:sys_exit_accept", "exit_accept"),

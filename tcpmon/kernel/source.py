@@ -50,7 +50,8 @@ _IN_CONFIG = {
     "mntns_map": "filters.mntns_map",
     "pins": "the map that filters.cgroup_map or filters.mntns_map names",
 }
-_MECHANISM_NUMBERS = {"fexit": 1, "kretprobe": 2, "tracepoint": 3}
+# For the code an fprobe is a kprobe
+_MECHANISM_NUMBERS = {"fexit": 1, "fprobe": 2, "kretprobe": 2, "tracepoint": 3}
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ RECURSION = "recursion"
 JOURNAL = "journal"
 # Their misses lose a connect() that failed without a SYN. Of the other programs' misses none is a loss by
 # itself: the other copy takes over (bpf/state.bpf.c), or what was missed shows later, as lost_state.
-_NO_SECOND_CHANCE = ("enter_connect", "exit_connect", "kfunc__", "kretfunc__tcp")
+_NO_SECOND_CHANCE = ("enter_", "exit_connect", "exit_tcp")
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_a_missed_connect_call_is_lost(mechanism: str) -> None:
         assert lost(counters(lost_state=2), found, Tally())["recursion"] == 5
 
 
-@pytest.mark.parametrize("program", [*PROGRAMS, "exit_accept", "kretfunc__inet_csk_accept"])
+@pytest.mark.parametrize("program", [*PROGRAMS, "exit_accept", "exit_inet_csk_accept"])
 def test_a_miss_that_others_take_over_is_no_loss(program: str) -> None:
     found = {program: libbpf.ProgramInfo(recursion_misses=3)}
     assert lost(counters(lost_state=2), found, Tally())["recursion"] == 2
@@ -168,7 +168,7 @@ def loaded() -> Iterator[Loaded]:
     """Programs that do nothing, and a real table of counters, all 0."""
     size = len(snapshot.COUNTERS)
     fd = attach._bpf(0, struct.pack("<IIIII", PERCPU_ARRAY, 4, 8, size, 0))
-    programs = {name: attach._load_minimal(attach.RAW_TRACEPOINT, 0) for name in PROGRAMS}
+    programs = {name: attach.load(attach.RAW_TRACEPOINT, name, attach.RETURN_0) for name in PROGRAMS}
     table = Table(fd, Layout(4, {}), Layout(8, {}))
     made = Loaded({"counters": table}, programs, (), probes.COMMON, bcc="0.0.7")
     yield made

@@ -61,7 +61,10 @@ _TRUTH: Mapping[str, tuple[str | tuple[str, ...], ...]] = {
     "test_field_bugs.py": ("test_tcptracer_bpf_34_more_blocked_accepts_than_a_kretprobe_has_instances",),
     "test_histograms.py": ("test_default_bounds",),
     "test_idle.py": ("test_traffic_on_the_very_label_sets_that_are_folded",),
-    "test_throughput.py": ("test_interrupted_in_the_middle_of_counting",),
+    "test_throughput.py": (
+        "test_interrupted_in_the_middle_of_counting",
+        "test_preempted_in_the_middle_of_counting",
+    ),
 }
 # What `make test-vm` runs besides, in the mechanism that the kernel chooses
 REST = (
@@ -115,12 +118,13 @@ _WITHOUT = {
 }
 
 
-def _truth(mechanism: str) -> Part:
+def _truth(mechanism: str, *machines: str) -> Part:
     return Part(
         f"the truth suite by {mechanism}",
         tuple(_nodes()),
         limit_s=1800,
         environment={"TCPMON_MECHANISM": mechanism},
+        machines=machines,
         without=_WITHOUT.get(mechanism, ()),
     )
 
@@ -128,6 +132,7 @@ def _truth(mechanism: str) -> Part:
 _SERVICE = Part("the package, as a service", (GUEST + "test_service.py",), 1800, with_package=True)
 PARTS = {
     "kernel": Part("what the kernel offers", (GUEST + "test_kernel.py",), 240),
+    "fprobe": _truth("fprobe", "7.x"),
     "fexit": _truth("fexit"),
     "kretprobe": _truth("kretprobe"),
     "tracepoint": _truth("tracepoint"),
@@ -149,6 +154,6 @@ PARTS = {
 DEFAULT = tuple(name for name in PARTS if name not in ("live", "restarts", "bench"))
 # The oldest and the newest kernel, for every day; where tests/live runs, it runs by tracepoint
 SHORT: Mapping[str, tuple[str, ...]] = {
-    "5.10": ("kernel", "kretprobe", "fexit"),
-    "7.x": ("kernel", "fexit", "restarts"),
+    "5.10": ("kernel", "fexit"),
+    "7.x": ("kernel", "fprobe", "restarts"),
 }

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from tcpmon.kernel import btf, headers
+from tests.vm.guest.kernels import HAS_FPROBE
 from tests.vm.machines import DEBIANS
 
-MECHANISMS = ("fexit", "kretprobe", "tracepoint")
+MECHANISMS = ("fprobe", "fexit", "kretprobe", "tracepoint")
 
 
 def survey() -> dict[str, object]:
@@ -23,17 +24,19 @@ def survey() -> dict[str, object]:
     return found
 
 
-def test_all_mechanisms_are_here_and_fexit_is_chosen() -> None:
+def test_all_mechanisms_are_here_and_the_best_is_chosen() -> None:
     found = survey()
     assert found["usable"] is True
     assert found["problems"] == []
     probes = found["probes"]
     assert isinstance(probes, list)
     for event in ("connect", "accept"):
-        of_event = [probe for probe in probes if probe["event"] == event]
-        assert tuple(probe["mechanism"] for probe in of_event) == MECHANISMS
-        assert [probe["problem"] for probe in of_event] == [None] * 3
-        assert [probe["chosen"] for probe in of_event] == [True, False, False]
+        of_event = {probe["mechanism"]: probe for probe in probes if probe["event"] == event}
+        assert tuple(of_event) == MECHANISMS
+        missing = [name for name, probe in of_event.items() if probe["problem"]]
+        assert missing == ([] if HAS_FPROBE else ["fprobe"])
+        chosen = [name for name, probe in of_event.items() if probe["chosen"]]
+        assert chosen == ["fprobe" if HAS_FPROBE else "fexit"]
 
 
 def test_the_bcc_generation() -> None:

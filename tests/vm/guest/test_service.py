@@ -22,6 +22,7 @@ from harness.netns import Netns
 from harness.polling import eventually, settled
 
 from tests.vm.guest import service
+from tests.vm.guest.kernels import HAS_FPROBE
 from tests.vm.guest.service import CONFIG, UNIT, drop_in, log, scrape, sh, show, systemctl, workload
 
 RESTARTS = KILLS = int(os.environ.get("TCPMON_VM_RESTARTS", "10"))
@@ -86,7 +87,7 @@ def test_started_means_ready() -> None:
     assert found.sum("tcpmon_build_info") == 1
     assert show("SubState") == "running"
     mechanisms = {labels["mechanism"] for labels, _value in found.samples["tcpmon_probe_info"]}
-    assert "fexit" in mechanisms
+    assert ("fprobe_return" if HAS_FPROBE else "fexit") in mechanisms
     assert not mechanisms & {"kprobe", "kretprobe", "tracepoint"}
 
 
