@@ -40,17 +40,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the Markdown there too")
     parser.add_argument("--json", action="store_true", help="print JSON, not Markdown")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="a rough idea, in two minutes")
-    size.add_argument("--middle", action="store_true", help="what docs/bench.md is made with: five minutes")
+    size.add_argument("--quick", action="store_true", help="a rough idea, in three minutes")
+    size.add_argument("--middle", action="store_true", help="what docs/bench.md is made with: ten minutes")
     return parser.parse_args()
 
 
 def planned(args: argparse.Namespace, folder: Path) -> Plan:
     if args.quick:
-        return Plan(args.rounds or 2, 10_000, 4_000, 1, idle_seconds=5, scrapes=10, folder=folder)
+        return Plan(args.rounds or 2, 10_000, 4_000, 5_000, 1, idle_seconds=5, scrapes=10, folder=folder)
     if args.middle:
-        return Plan(args.rounds or 5, 15_000, 6_000, 2, idle_seconds=20, scrapes=50, folder=folder)
-    return Plan(args.rounds or 12, 30_000, 12_000, 5, idle_seconds=60, scrapes=1000, folder=folder)
+        return Plan(args.rounds or 5, 15_000, 6_000, 7_500, 2, idle_seconds=20, scrapes=50, folder=folder)
+    return Plan(args.rounds or 12, 30_000, 12_000, 15_000, 5, idle_seconds=60, scrapes=1000, folder=folder)
 
 
 def report(plan: Plan) -> dict[str, Any]:

@@ -17,11 +17,12 @@ EVENTS_PER_CONNECTION = 4  # connect, accept and two closes
 @dataclass(frozen=True)
 class Plan:
     """How much to do, and `folder` with the compiled helpers and room for logs. A slice is `connections` by
-    the loop on two CPUs and `alone` by the one on one CPU."""
+    the loop on two CPUs, `alone` by the one on one CPU, and `requests` to a web server (0: there is none)."""
 
     rounds: int
     connections: int
     alone: int
+    requests: int
     tool_rounds: int
     idle_seconds: int
     scrapes: int

@@ -8,11 +8,14 @@ these ratios over all rounds, and their quartiles.
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from math import nan
+from pathlib import Path
 from statistics import mean, median
 
-from tests.bench import bpfstats
+from tests.bench import bpfstats, web
 from tests.bench.contestants import Contestant, Loss, Made, Tracer
 from tests.bench.loops import Plan, alone, loop
 from tests.bench.peers import CannotRun
@@ -24,11 +27,12 @@ PIECES = 5
 
 @dataclass(frozen=True)
 class Slice:
-    """Connections a second by two threads on two CPUs; microseconds that one takes by one thread on one
-    CPU."""
+    """Connections a second by two threads on two CPUs; microseconds that one takes by one thread on one CPU;
+    requests a second that a web server answers, each on a connection of its own (NaN: it was not asked)."""
 
     rate: float
     alone_us: float
+    served: float = nan
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Turn:
     user_cpu_us: float
     mib: float
     loss: Loss
+    served_ratio: float = nan
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,19 @@ class Race:
 def sliced(plan: Plan, ns: Namespace) -> Slice:
     """The loop in pieces, of which the median counts: what else the machine does comes in bursts."""
     rates = [loop(plan, ns, plan.connections // PIECES) for _ in range(PIECES)]
-    return Slice(median(rates), alone(plan, ns, plan.alone))
+    return Slice(median(rates), alone(plan, ns, plan.alone), asked(plan))
+
+
+def asked(plan: Plan) -> float:
+    """The web server, in a namespace of its own: its connections are not the loops'."""
+    if not plan.requests:
+        return nan
+    with (
+        tempfile.TemporaryDirectory(dir=plan.folder) as folder,
+        namespace() as ns,
+        web.nginx(Path(folder), ns),
+    ):
+        return median(web.served(ns, plan.requests // PIECES) for _ in range(PIECES))
 
 
 def made_by_slice(plan: Plan) -> Made:
@@ -94,18 +111,19 @@ def turn(plan: Plan, who: Contestant, before: Slice) -> tuple[Turn, Slice]:
         with tracer.scraped():
             found = sliced(plan, ns)
         tracer.settle()
-        cpu = _microseconds(tracer, spent, made)
+        cpu = _microseconds(tracer, spent, made.connections + plan.requests)
         mib = tracer.memory_mib()
         loss = tracer.ended(ns, made)
     after = untraced(plan)
-    base = Slice(mean((before.rate, after.rate)), mean((before.alone_us, after.alone_us)))
+    base = Slice(*(mean(pair) for pair in zip(astuple(before), astuple(after), strict=True)))
     more = found.alone_us - base.alone_us
-    return Turn(found.rate / base.rate, found.alone_us / base.alone_us, more, cpu, mib, loss), after
+    served = found.served / base.served
+    return Turn(found.rate / base.rate, found.alone_us / base.alone_us, more, cpu, mib, loss, served), after
 
 
-def _microseconds(tracer: Tracer, ticks_before: int, made: Made) -> float:
+def _microseconds(tracer: Tracer, ticks_before: int, connections: int) -> float:
     """User space's CPU a connection."""
-    return (tracer.cpu_ticks() - ticks_before) / TICKS_PER_SECOND * 1e6 / made.connections
+    return (tracer.cpu_ticks() - ticks_before) / TICKS_PER_SECOND * 1e6 / connections
 
 
 def life(plan: Plan, who: Contestant, connections: int) -> Life:
@@ -117,7 +135,7 @@ def life(plan: Plan, who: Contestant, connections: int) -> Life:
             alone(plan, ns, connections)
             tracer.settle()
             ran = bpfstats.since(before, others)
-            cpu = _microseconds(tracer, spent, Made(connections, 1))
+            cpu = _microseconds(tracer, spent, connections)
     shares = ((p.name, p.runs / connections, p.ns / connections) for p in ran)
     return Life(tuple(sorted(shares, key=lambda p: -p[2])), cpu)
 

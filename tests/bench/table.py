@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +27,8 @@ COLUMNS = """\
 - **throughput**: connections a second of a loop of two threads on two CPUs (one connects and closes, the
   other accepts and closes; the median of five pieces), by those untraced. User space of a tracer takes its
   part of these CPUs. tcpmon and the naive script are scraped once a second.
+- **nginx**: requests a second that it answers to `ab`, for 4 KiB and with a connection for each, by those
+  untraced; one worker, one client, two CPUs.
 - **one CPU, more**: what the tracer adds to a connection's time in a loop of one thread on one CPU, in µs,
   and as a part of the untraced time: the kernel's side only, the tracepoints' own overhead and that of the
   ring included.
@@ -62,7 +65,7 @@ def figures(rows: list[Row]) -> str:
 
 def contest(race: Race) -> list[str]:
     """The contestants' table; who cannot run, and why."""
-    header = ("", "turns", "throughput", "one CPU, more", "BPF", "user CPU", "RSS", "lost")
+    header = ("", "turns", "throughput", "nginx", "one CPU, more", "BPF", "user CPU", "RSS", "lost")
     untraced = ("untraced", str(len(race.untraced)), *_base(race), "", "", "", "")
     parts = [
         HOW.rstrip(),
@@ -75,10 +78,16 @@ def contest(race: Race) -> list[str]:
     return parts
 
 
-def _base(race: Race) -> tuple[str, str]:
+def _base(race: Race) -> tuple[str, str, str]:
     rates = spread([one.rate for one in race.untraced], ",.0f")
+    served = _served([one.served for one in race.untraced], ",.0f", " a second")
     alone = spread([one.alone_us for one in race.untraced], ".1f")
-    return f"{rates} a second", f"{alone} µs, of itself"
+    return f"{rates} a second", served, f"{alone} µs, of itself"
+
+
+def _served(found: list[float], form: str, unit: str = "") -> str:
+    """Of the web server; nothing where it was not asked."""
+    return "" if any(map(isnan, found)) else spread(found, form) + unit
 
 
 def _entry(name: str, race: Race) -> tuple[str, ...]:
@@ -88,6 +97,7 @@ def _entry(name: str, race: Race) -> tuple[str, ...]:
         name,
         str(len(turns)),
         ratios,
+        _served([turn.served_ratio for turn in turns], ".3f"),
         _more(turns),
         f"{life.ns:,.0f} ns, {life.runs:.1f} runs",
         f"{life.user_cpu_us:.1f} µs",

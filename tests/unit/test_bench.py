@@ -59,7 +59,7 @@ def test_the_line_that_says_why(tmp_path: Path, output: str, reason: str) -> Non
 
 def test_the_report() -> None:
     """Every contestant has its line, who cannot run a reason, and each figure its verdict."""
-    turn = Turn(0.98, 1.02, 0.7, 0.5, 31.0, Loss(400, 0, 0))
+    turn = Turn(0.98, 1.02, 0.7, 0.5, 31.0, Loss(400, 0, 0), 0.99)
     life = Life((("state_changed", 10.0, 2500.0),), 0.0)
     names = [contestants.METRICS.name, contestants.EVERYTHING.name, "a peer"]
     race = Race(
@@ -67,7 +67,9 @@ def test_the_report() -> None:
     )
     rows = figures.race_rows(race)
     text = table.markdown({"kernel": "6.18"}, rows, race)
-    assert "| a peer | 3 | 0.980 (0.980 to 0.980) | 0.7 (0.7 to 0.7) µs, 2.0% | 2,500 ns, 10.0 runs |" in text
+    assert (
+        "| a peer | 3 | 0.980 (0.980 to 0.980) | 0.990 (0.990 to 0.990) | 0.7 (0.7 to 0.7) µs, 2.0% |" in text
+    )
     assert "| b | `it   no` |" in text
-    assert [row.reached for row in rows] == [True] * 4
-    assert "All 4 figures are reached." in text
+    assert [row.reached for row in rows] == [True] * 6
+    assert "All 6 figures are reached." in text

@@ -39,5 +39,12 @@ def test_contest(tmp_path: Path) -> None:
 def plan(folder: Path) -> Plan:
     """A tool's start takes a minute, and a turn a few seconds."""
     return Plan(
-        rounds=3, connections=2000, alone=600, tool_rounds=0, idle_seconds=0, scrapes=0, folder=folder
+        rounds=3,
+        connections=2000,
+        alone=600,
+        requests=0,
+        tool_rounds=0,
+        idle_seconds=0,
+        scrapes=0,
+        folder=folder,
     )
