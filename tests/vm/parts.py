@@ -152,8 +152,9 @@ PARTS = {
     "live": Part("all of the live suite", tuple(LIVE + test for test in REST), 3600),
 }
 DEFAULT = tuple(name for name in PARTS if name not in ("live", "restarts", "bench"))
-# The oldest and the newest kernel, for every day; where tests/live runs, it runs by tracepoint
+# The oldest and the newest kernel, for every day; where tests/live runs, it runs by tracepoint. Of the newest
+# only what it offers, as long as a close is missed there now and then (README, Kernels).
 SHORT: Mapping[str, tuple[str, ...]] = {
     "5.10": ("kernel", "fexit"),
-    "7.x": ("kernel", "fprobe", "restarts"),
+    "7.x": ("kernel",),
 }
