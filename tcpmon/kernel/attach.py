@@ -76,11 +76,12 @@ def attach(kind: str, hook: str, program_fd: int) -> int:
 def problem(kind: str, hook: str, types: btf.Btf) -> str | None:
     """Why a program of this kind cannot be attached to this hook here, found out by trying; else None."""
     try:
-        if kind in (FENTRY, FEXIT) and types.find(hook, btf.KIND_FUNC) is None:
+        function = function_id(kind, hook, types)
+        if kind in (FENTRY, FEXIT) and not function:
             return f"the kernel's BTF has no function {hook}"
         if kind in (FPROBE, FPROBE_RETURN) and types.find(_SAFE_FPROBE, btf.KIND_FUNC) is None:
             return "this kernel has no fprobe, or one that may drop returns (before 6.14)"
-        program = load(kind, "tcpmon_try", RETURN_0, function_id(kind, hook, types))
+        program = load(kind, "tcpmon_try", RETURN_0, function)
         try:
             os.close(attach(kind, hook, program))
         finally:

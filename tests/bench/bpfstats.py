@@ -5,16 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tcpmon.kernel import libbpf
+from tcpmon.kernel import attach
 from tests.bench.world import output
-
-RAW_TRACEPOINT = 17  # linux/bpf.h
-# r0 = 0; exit
-NOTHING = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -46,12 +41,9 @@ def since(before: dict[int, Ran], others: set[int]) -> list[Ran]:
 @contextlib.contextmanager
 def empty_program(tracepoint: str) -> Iterator[None]:
     """A program that does nothing, on a raw tracepoint: its time is the measuring's own."""
-    lib = libbpf.library()
-    program = lib.bpf_prog_load(RAW_TRACEPOINT, b"bench_empty", b"GPL", NOTHING, len(NOTHING) // 8, None)
-    if program < 0:
-        raise OSError("a program that does nothing cannot be loaded")
+    program = attach.load(attach.RAW_TRACEPOINT, "bench_empty", attach.RETURN_0)
     try:
-        link = libbpf.attach_raw_tracepoint(tracepoint, program)
+        link = attach.attach(attach.RAW_TRACEPOINT, tracepoint, program)
         try:
             yield
         finally:

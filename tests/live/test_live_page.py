@@ -22,6 +22,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tcpmon.metrics.overview import COLUMNS
 
+OWN = {"filters": {"netns": {"exclude": ["self"]}}}  # the tests' namespaces, and nothing else of the machine
 HELD = 17
 BURST = 101
 PAUSE_S = 0.01
@@ -40,8 +41,7 @@ def a_browser() -> None:
 @pytest.fixture(scope="module")
 def shared_daemon(privileges: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Not the session's: that one has more label sets than the page shows."""
-    config = {"filters": {"netns": {"exclude": ["self"]}}}
-    with Daemon(tmp_path_factory.mktemp("page-daemon"), config, lossy=True) as running:
+    with Daemon(tmp_path_factory.mktemp("page-daemon"), OWN, lossy=True) as running:
         yield running
 
 
@@ -176,8 +176,7 @@ def test_without_a_script(daemon: Daemon, ns: Netns, comm: str, tmp_path: Path) 
 
 def test_a_reload_shows(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     """The filters in force are the page's without it being read anew; then what was wrong with the file."""
-    own = {"filters": {"netns": {"exclude": ["self"]}}}
-    daemon = start_daemon(own)
+    daemon = start_daemon(OWN)
     with chromium(tmp_path) as window:
         window.open(url(daemon))
         assert window.text("#filters dd").startswith("netns not")

@@ -19,7 +19,7 @@ from tcpmon.kernel import attach, libbpf
 from .polling import eventually
 
 EVENT = "inet_sock_set_state"
-_ARRAY, _RAW_TRACEPOINT = 2, 17  # linux/bpf.h
+_ARRAY = 2  # linux/bpf.h
 
 
 def _instruction(code: int, to: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
@@ -60,10 +60,7 @@ class Witness:
             self._map = _open(lib.bpf_map_create(_ARRAY, b"witness", 4, 8, 1, None), "a map")
             made.callback(os.close, self._map)
             code = _counting(self._map)
-            self._program = _open(
-                lib.bpf_prog_load(_RAW_TRACEPOINT, b"witness", b"GPL", code, len(code) // 8, None),
-                "a program",
-            )
+            self._program = attach.load(attach.RAW_TRACEPOINT, "witness", code)
             made.callback(os.close, self._program)
             self._counters = [_counter(cpu) for cpu in sorted(_online())]
             for counter in self._counters:
