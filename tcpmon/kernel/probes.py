@@ -30,12 +30,21 @@ class Probe:
         return self.hook.partition(":")[2] or self.hook
 
 
-# Needed on every kernel. The socket's states serve all three events; why twice: bpf/state.bpf.c.
-COMMON = (
+# The socket's states, which serve all three events. Why thrice or twice: bpf/state.bpf.c.
+_TRACEPOINTS = (
     Probe("connect", attach.RAW_TRACEPOINT, "inet_sock_set_state", "state_changed"),
     Probe("connect", attach.RAW_TRACEPOINT, "inet_sock_set_state", "state_changed", copy=2),
     Probe("close", attach.RAW_TRACEPOINT, "tcp_destroy_sock", "socket_destroyed"),
 )
+STATES: Mapping[str, tuple[Probe, ...]] = {
+    "fprobe": (
+        Probe("connect", attach.FPROBE, "inet_sk_state_store", "state_stored"),
+        Probe("connect", attach.FPROBE, "inet_sk_set_state", "state_stored"),
+        Probe("close", attach.FPROBE, "tcp_v4_destroy_sock", "destroying_socket"),
+        *_TRACEPOINTS,
+    ),
+    "raw_tracepoint": _TRACEPOINTS,
+}
 
 # What a process sees of it. fprobe and fexit ask for the least privilege. While a process is preempted inside
 # an fexit's program (preempt=full or lazy) the kernel skips that program for all others of the CPU; nobody is
@@ -76,7 +85,7 @@ MECHANISMS: Mapping[str, Mapping[str, tuple[Probe, ...]]] = {
         ),
     },
 }
-
+_ALL = {"state": STATES, **MECHANISMS}
 
 # For events in the ring: an attempt whose SYN goes unanswered
 ATTEMPTS = Probe("connect", attach.RAW_TRACEPOINT, "tcp_retransmit_skb", "segment_retransmitted")
@@ -107,8 +116,8 @@ def survey(
     `first_only` does not try those behind it, nor what is chosen anyway, whose problems show when it is
     attached: to try a system call's tracepoint takes the kernel a third of a second.
     """
-    findings = [_finding("state", "raw_tracepoint", COMMON, _problem(COMMON, types))]
-    for event, mechanisms in MECHANISMS.items():
+    findings = []
+    for event, mechanisms in _ALL.items():
         choice = (forced or {}).get(event)
         for name, probes in mechanisms.items():
             if first_only and (choice or name) != name:
@@ -122,7 +131,7 @@ def survey(
 
 def choose(findings: list[Finding]) -> list[Finding]:
     """The findings in use; KernelError where an event has none."""
-    for event in ("state", *MECHANISMS):
+    for event in _ALL:
         of_event = [finding for finding in findings if finding.event == event]
         if not any(finding.chosen for finding in of_event):
             reasons = "; ".join(f"{f.mechanism}: {f.problem}" for f in of_event if f.problem)
@@ -134,7 +143,7 @@ def choose(findings: list[Finding]) -> list[Finding]:
 
 
 def probes_of(finding: Finding) -> tuple[Probe, ...]:
-    return COMMON if finding.event == "state" else MECHANISMS[finding.event][finding.mechanism]
+    return _ALL[finding.event][finding.mechanism]
 
 
 def _finding(event: str, mechanism: str, probes: tuple[Probe, ...], problem: str | None) -> Finding:

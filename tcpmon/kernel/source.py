@@ -51,7 +51,7 @@ _IN_CONFIG = {
     "pins": "the map that filters.cgroup_map or filters.mntns_map names",
 }
 # For the code an fprobe is a kprobe
-_MECHANISM_NUMBERS = {"fexit": 1, "fprobe": 2, "kretprobe": 2, "tracepoint": 3}
+_MECHANISM_NUMBERS = {"fexit": 1, "fprobe": 2, "kretprobe": 2, "tracepoint": 3, "raw_tracepoint": 4}
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def definitions(module: Module, mechanisms: dict[str, str], accept_arguments: in
         "FILTER_NETWORKS": FILTER_NETWORKS,
         "MECHANISM_FEXIT": _MECHANISM_NUMBERS["fexit"],
         "MECHANISM_KPROBE": _MECHANISM_NUMBERS["kretprobe"],
+        "STATE_MECHANISM": _MECHANISM_NUMBERS[mechanisms["state"]],
         "CONNECT_MECHANISM": _MECHANISM_NUMBERS[mechanisms["connect"]],
         "ACCEPT_MECHANISM": _MECHANISM_NUMBERS[mechanisms["accept"]],
         "INET_CSK_ACCEPT_ARGS": accept_arguments or 0,

@@ -34,7 +34,7 @@ LOST_STAGES = {
 RECURSION = "recursion"
 JOURNAL = "journal"
 # Their misses lose a connect() that failed without a SYN. Of the other programs' misses none is a loss by
-# itself: the other copy takes over (bpf/state.bpf.c), or what was missed shows later, as lost_state.
+# itself: another takes over (bpf/state.bpf.c), or what was missed shows later, as lost_state.
 _NO_SECOND_CHANCE = ("enter_", "exit_connect", "exit_tcp")
 
 
@@ -224,9 +224,7 @@ def probe_rows(probes: tuple[Probe, ...]) -> list[tuple[str, str, str]]:
     """(event, function, mechanism). The socket's states serve every event."""
     rows = []
     for probe in probes:
-        events = (
-            ("connect", "accept", "close") if probe.program.startswith("state_changed") else (probe.event,)
-        )
+        events = ("connect", "accept", "close") if probe.program.startswith("state_") else (probe.event,)
         rows += [(event, probe.function, probe.kind) for event in events]
     return list(dict.fromkeys(rows))
 

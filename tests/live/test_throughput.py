@@ -17,12 +17,14 @@ from harness.helpers import Helpers
 from harness.metrics import Counts
 from harness.netns import RIGHT4, Netns
 from harness.oracle import snmp
+from harness.polling import PATIENCE
 from harness.traffic import Way, accept4, drain, finish_connect, listen
 from harness.workload import Link, spawn
 
 PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
 PER_PROCESS = 20_000
 PROCESSES = 4
+CROWD = 12
 UNTIL_SIGTERM = 0
 PORT = 4242
 
@@ -48,6 +50,18 @@ def test_four_processes_at_full_speed(daemon: Daemon, ns: Netns, helpers: Helper
         daemon.expect(both_ends(PER_PROCESS), ns, name, port=str(PORT))
     kernel = snmp(ns)
     assert (kernel.active_opens, kernel.passive_opens) == (PROCESSES * PER_PROCESS,) * 2
+
+
+def test_a_crowd(daemon: Daemon, ns: Netns, helpers: Helpers, comm: str) -> None:
+    """More processes than CPUs, so that some wait in the middle of a step while others take it."""
+    ns.sysctl("net.ipv4.ip_local_port_range", "10000 65000")
+    count, names = 1009, [f"{comm}.{number}" for number in range(CROWD)]
+    loops = [start_loop(ns, helpers, name, count, number) for number, name in enumerate(names)]
+    for loop in loops:
+        with loop:
+            assert loop.wait(120 * PATIENCE) == 0
+    for name in names:
+        daemon.expect(both_ends(count), ns, name, port=str(PORT))
 
 
 @pytest.fixture

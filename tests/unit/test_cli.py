@@ -123,7 +123,7 @@ def test_check_kernel_tries_every_mechanism_and_takes_the_first_that_works() -> 
     report = json.loads(tcpmon("check-kernel", "--json")[1])
     tried = [(found["event"], found["mechanism"]) for found in report["probes"]]
     every = [(event, mechanism) for event in probes.MECHANISMS for mechanism in probes.MECHANISMS[event]]
-    assert tried == [("state", "raw_tracepoint"), *every]
+    assert tried == [("state", "fprobe"), ("state", "raw_tracepoint"), *every]
     for event in ("state", *probes.MECHANISMS):
         working = [found for found in report["probes"] if found["event"] == event and not found["problem"]]
         assert [found["chosen"] for found in working] == [True] + [False] * (len(working) - 1)

@@ -35,7 +35,7 @@ STAGES = {
     "journal",
     "recursion",
 }
-PROGRAMS = dict.fromkeys(probe.program for probe in probes.COMMON)
+PROGRAMS = dict.fromkeys(probe.program for probe in probes.STATES["fprobe"])
 
 # The interface: name, type, labels. Those of the journal come with it.
 INTERFACE = {
@@ -134,7 +134,7 @@ def test_a_miss_that_others_take_over_is_no_loss(program: str) -> None:
 
 def test_probe_rows() -> None:
     chosen = (
-        *probes.COMMON,
+        *probes.STATES["raw_tracepoint"],
         *probes.MECHANISMS["connect"]["fexit"],
         *probes.MECHANISMS["accept"]["tracepoint"],
     )
@@ -170,7 +170,7 @@ def loaded() -> Iterator[Loaded]:
     fd = attach._bpf(0, struct.pack("<IIIII", PERCPU_ARRAY, 4, 8, size, 0))
     programs = {name: attach.load(attach.RAW_TRACEPOINT, name, attach.RETURN_0) for name in PROGRAMS}
     table = Table(fd, Layout(4, {}), Layout(8, {}))
-    made = Loaded({"counters": table}, programs, (), probes.COMMON, bcc="0.0.7")
+    made = Loaded({"counters": table}, programs, (), probes.STATES["fprobe"], bcc="0.0.7")
     yield made
     made.close()
 

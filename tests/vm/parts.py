@@ -62,6 +62,7 @@ _TRUTH: Mapping[str, tuple[str | tuple[str, ...], ...]] = {
     "test_histograms.py": ("test_default_bounds",),
     "test_idle.py": ("test_traffic_on_the_very_label_sets_that_are_folded",),
     "test_throughput.py": (
+        "test_a_crowd",
         "test_interrupted_in_the_middle_of_counting",
         "test_preempted_in_the_middle_of_counting",
     ),
@@ -152,9 +153,8 @@ PARTS = {
     "live": Part("all of the live suite", tuple(LIVE + test for test in REST), 3600),
 }
 DEFAULT = tuple(name for name in PARTS if name not in ("live", "restarts", "bench"))
-# The oldest and the newest kernel, for every day; where tests/live runs, it runs by tracepoint. Of the newest
-# only what it offers, as long as a close is missed there now and then (README, Kernels).
+# The oldest and the newest kernel, for every day; where tests/live runs, it runs by tracepoint
 SHORT: Mapping[str, tuple[str, ...]] = {
     "5.10": ("kernel", "fexit"),
-    "7.x": ("kernel",),
+    "7.x": ("kernel", "fprobe"),
 }
