@@ -103,14 +103,16 @@ static __always_inline int accepted(struct sock *sk) {
 
 static __always_inline int inet_csk_accepted(struct sock *sk) { return sk && is_tcp(sk) ? accepted(sk) : 0; }
 
-#if ACCEPT_MECHANISM == MECHANISM_FEXIT
+#if USES_FEXIT(ACCEPT_MECHANISM)
 // What accept() returns stands behind its arguments, whose number changed in 6.10 (commit 92ef0fd55ac8).
-int exit_inet_csk_accept(u64 *ctx) { return inet_csk_accepted((struct sock *)ctx[INET_CSK_ACCEPT_ARGS]); }
+int fexit_accept(u64 *ctx) { return inet_csk_accepted((struct sock *)ctx[INET_CSK_ACCEPT_ARGS]); }
+#endif
 
-#elif ACCEPT_MECHANISM == MECHANISM_KPROBE
+#if USES_KPROBE(ACCEPT_MECHANISM)
 int exit_accept(struct pt_regs *ctx) { return inet_csk_accepted((struct sock *)PT_REGS_RC(ctx)); }
+#endif
 
-#else
+#if ACCEPT_MECHANISM == MECHANISM_TRACEPOINT
 int exit_accept(struct syscall_trace_exit *ctx) {
 	struct sock *sk;
 	u16 protocol = 0;

@@ -200,43 +200,66 @@ static __always_inline int connect_returned(int ret) {
 	return 0;
 }
 
-#if CONNECT_MECHANISM == MECHANISM_FEXIT
-#define CONNECT_HOOKS(function)                                                                      \
-	int enter_##function(u64 *ctx) {                                                             \
-		struct connect_call call = {.sk = ctx[0], .address = ctx[1], .address_len = ctx[2]}; \
-		connect_called(&call);                                                               \
-		return 0;                                                                            \
-	}                                                                                            \
-	int exit_##function(u64 *ctx) { return connect_returned(ctx[3]); }
-CONNECT_HOOKS(tcp_v4_connect)
-CONNECT_HOOKS(tcp_v6_connect)
+// Whether connect() on this socket is an attempt: a second connect() asks for the outcome of the first.
+static __always_inline bool begins_attempt(struct sock *sk) {
+	u16 protocol = 0;
+	u8 sk_state = 0;
 
-#elif CONNECT_MECHANISM == MECHANISM_KPROBE
-// tcp_v6_connect calls tcp_v4_connect for an IPv4-mapped address: the inner call takes the entry over, and
-// the outer return finds none.
+	PEEK(&protocol, &sk->sk_protocol);
+	PEEK(&sk_state, &sk->__sk_common.skc_state);
+	return (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) && sk_state == TCP_CLOSE &&
+	       within_connect(sk);
+}
+
+// A connect(), and what it may do, is asked for of a security module. Where that refuses, TCP never sees it.
+static __always_inline void permission_asked(struct socket *socket, u64 address, u32 address_len) {
+	struct connect_call call = {.address = address, .address_len = address_len};
+	struct sock *sk;
+
+	PEEK(&sk, &socket->sk);
+	if (!begins_attempt(sk))
+		return;
+	call.sk = (u64)sk;
+	connect_called(&call);
+}
+
+// The functions from connect() down to tcp_v4_connect and tcp_v6_connect that may each be the last one: what
+// is noted at the entry of one is taken at its return. tcp_v6_connect calls tcp_v4_connect for an IPv4-mapped
+// address: the inner call takes the entry over, and the outer return finds none.
+#if USES_FEXIT(CONNECT_MECHANISM)
+int fentry_connect(u64 *ctx) {
+	struct connect_call call = {.sk = ctx[0], .address = ctx[1], .address_len = ctx[2]};
+	connect_called(&call);
+	return 0;
+}
+int fentry_permission(u64 *ctx) {
+	permission_asked((struct socket *)ctx[0], ctx[1], ctx[2]);
+	return 0;
+}
+int fexit_connect(u64 *ctx) { return connect_returned(ctx[3]); }
+#endif
+
+#if USES_KPROBE(CONNECT_MECHANISM)
 int enter_connect(struct pt_regs *ctx) {
 	struct connect_call call = {
 	    .sk = PT_REGS_PARM1(ctx), .address = PT_REGS_PARM2(ctx), .address_len = PT_REGS_PARM3(ctx)};
 	connect_called(&call);
 	return 0;
 }
+int enter_permission(struct pt_regs *ctx) {
+	permission_asked((struct socket *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+	return 0;
+}
 int exit_connect(struct pt_regs *ctx) { return connect_returned(PT_REGS_RC(ctx)); }
+#endif
 
-#else
+#if CONNECT_MECHANISM == MECHANISM_TRACEPOINT
 int enter_connect(struct syscall_trace_enter *ctx) {
-	struct socket *socket = socket_of_fd(ctx->args[0]);
 	struct connect_call call = {.address = ctx->args[1], .address_len = ctx->args[2], .user = 1};
-	u16 protocol = 0;
 	struct sock *sk;
-	u8 sk_state = 0;
 
-	// A second connect() asks for the outcome of the first: no attempt of its own.
-	PEEK(&sk, &socket->sk);
-	PEEK(&protocol, &sk->sk_protocol);
-	PEEK(&sk_state, &sk->__sk_common.skc_state);
-	if ((protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || sk_state != TCP_CLOSE)
-		return 0;
-	if (!within_connect(sk))
+	PEEK(&sk, &socket_of_fd(ctx->args[0])->sk);
+	if (!begins_attempt(sk))
 		return 0;
 	call.sk = (u64)sk;
 	connect_called(&call);

@@ -185,10 +185,10 @@ static __always_inline enum birth enter(struct sock *sk, struct connection *new)
 	old = connections.lookup(&sk);
 	if (!old)
 		return NO_ROOM;
-	if (old->phase == new->phase &&
-	    (old->phase == PHASE_CONNECTING || !(old->since_ns || old->closed_ns)))
+	if (old->phase == new->phase && (old->phase == PHASE_CONNECTING ? old->owner.tid == new->owner.tid
+	                                                                : !(old->since_ns || old->closed_ns)))
 		return KNOWN;
-	if (is_open(old) && !old->closed)
+	if (!waits(old) && !old->closed)
 		count(COUNTER_LOST_STATE, 1);
 	connections.update(&sk, new);
 	return BORN;

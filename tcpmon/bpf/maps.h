@@ -17,6 +17,9 @@ BPF_ARRAY(rate, struct rate, 1);
 BPF_ARRAY(journal_tally, u64, 2);         // user space's own (events/tally.py)
 BPF_ARRAY(event_layout, struct event, 1); // never written: bcc tells the layout of arrays only
 #endif
+// By fprobe, fexit's programs run behind: each is skipped now and then, hardly ever both (kernel/probes.py)
+#define USES_FEXIT(mechanism) ((mechanism) == MECHANISM_FEXIT || (mechanism) == MECHANISM_FPROBE)
+#define USES_KPROBE(mechanism) ((mechanism) == MECHANISM_KPROBE || (mechanism) == MECHANISM_FPROBE)
 #define CAN_TELL(kind) (!!(EVENTS & 1 << (kind)))
 // For the preprocessor, which knows no enums
 #define TELLS_ATTEMPTS (!!(EVENTS & 1 << 0))

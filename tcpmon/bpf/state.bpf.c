@@ -39,7 +39,7 @@ static __always_inline void dispatch(struct sock *sk, int old_state, int new_sta
 // The event that a program of this CPU dealt with last (0: none), and how many behind it have seen that.
 BPF_PERCPU_ARRAY(last_handled, u64, 1);
 #define SEEN_MASK 15
-#define PROGRAMS (STATE_MECHANISM == MECHANISM_KPROBE ? 3 : 2)
+#define PROGRAMS (STATE_MECHANISM == MECHANISM_FPROBE ? 3 : 2)
 
 // All of a pointer into the kernel but its highest byte, which is all ones, and the state.
 static __always_inline u64 event_of(u64 sk, u64 new_state) { return sk << 8 | new_state << 4; }
@@ -78,7 +78,7 @@ int socket_destroyed(struct bpf_raw_tracepoint_args *ctx) {
 	return 0;
 }
 
-#if STATE_MECHANISM == MECHANISM_KPROBE
+#if STATE_MECHANISM == MECHANISM_FPROBE
 // From 7.0 on processes are preempted inside a raw tracepoint's programs too, and those are skipped for all
 // others of the CPU until they go on. Nobody is preempted inside an fprobe's. So the functions that have the
 // tracepoints come first; their programs are skipped only where they themselves are interrupted.

@@ -109,7 +109,7 @@ def serve(ready: Ready, module: source.Module, forced: dict[str, str]) -> Loaded
     """Compiles, loads and attaches."""
     chosen = probes.choose(probes.survey(ready.types, forced, first_only=True))
     loaded = _compile(ready, module, {finding.event: finding.mechanism for finding in chosen})
-    attached = [probe for finding in chosen for probe in probes.probes_of(finding)]
+    attached = [probe for finding in chosen for probe in probes.probes_of(finding, ready.types)]
     attached += probes.for_events(module.events)
     once = {probe.name: probe for probe in attached}
     programs = {name: _load(ready, loaded, probe) for name, probe in once.items()}

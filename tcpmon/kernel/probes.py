@@ -20,9 +20,13 @@ class Probe:
     hook: str
     program: str
     copy: int = 1  # of several that are loaded from the same function
+    optional: bool = False  # where the kernel lacks the hook there is nothing to trace
 
     @property
     def name(self) -> str:
+        """Of the loaded program: for a hook of its own, or for all of them."""
+        if self.kind in (attach.FENTRY, attach.FEXIT):
+            return f"{self.kind}_{self.hook}"
         return self.program if self.copy == 1 else f"{self.program}_{self.copy}"
 
     @property
@@ -46,38 +50,53 @@ STATES: Mapping[str, tuple[Probe, ...]] = {
     "raw_tracepoint": _TRACEPOINTS,
 }
 
+# From connect() down to TCP. The first is not there, or has nothing to say, where the kernel has no security
+# modules, the next two where no BPF programs of cgroups.
+_PERMISSION = "security_socket_connect"
+_PRE_CONNECTS = ("tcp_v4_pre_connect", "tcp_v6_pre_connect")
+_CONNECTS = ("tcp_v4_connect", "tcp_v6_connect")
+
+
+def _calls(entry: str, exit_: str, programs: tuple[str, str, str]) -> tuple[Probe, ...]:
+    """Probes on entry and return of each of them. `programs`: for the entry, for the permission's, for the
+    return."""
+    on_entry, on_asking, on_return = programs
+    asking = (
+        Probe("connect", entry, _PERMISSION, on_asking, optional=True),
+        Probe("connect", exit_, _PERMISSION, on_return, optional=True),
+    )
+    return asking + tuple(
+        Probe("connect", kind, function, program, optional=function in _PRE_CONNECTS)
+        for function in (*_PRE_CONNECTS, *_CONNECTS)
+        for kind, program in ((entry, on_entry), (exit_, on_return))
+    )
+
+
+_BY_FEXIT = _calls(attach.FENTRY, attach.FEXIT, ("fentry_connect", "fentry_permission", "fexit_connect"))
+_OF_KPROBES = ("enter_connect", "enter_permission", "exit_connect")
+_ACCEPT_BY_FEXIT = (Probe("accept", attach.FEXIT, "inet_csk_accept", "fexit_accept"),)
+
 # What a process sees of it. fprobe and fexit ask for the least privilege. While a process is preempted inside
-# an fexit's program (preempt=full or lazy) the kernel skips that program for all others of the CPU; nobody is
-# preempted inside an fprobe's. A kretprobe loses calls beyond its maxactive; a system call tracepoint cannot
-# see io_uring's calls.
+# an fexit's program (preempt=full or lazy) the kernel skips that program for all others of the CPU. It skips
+# an fprobe's for as long as one is preempted inside a system call on a BPF map. So fexit's run behind
+# fprobe's: what is taken already they leave alone. A kretprobe loses calls beyond its maxactive; a system
+# call tracepoint cannot see io_uring's calls.
 MECHANISMS: Mapping[str, Mapping[str, tuple[Probe, ...]]] = {
     "connect": {
-        "fprobe": (
-            Probe("connect", attach.FPROBE, "tcp_v4_connect", "enter_connect"),
-            Probe("connect", attach.FPROBE_RETURN, "tcp_v4_connect", "exit_connect"),
-            Probe("connect", attach.FPROBE, "tcp_v6_connect", "enter_connect"),
-            Probe("connect", attach.FPROBE_RETURN, "tcp_v6_connect", "exit_connect"),
-        ),
-        "fexit": (
-            Probe("connect", attach.FENTRY, "tcp_v4_connect", "enter_tcp_v4_connect"),
-            Probe("connect", attach.FEXIT, "tcp_v4_connect", "exit_tcp_v4_connect"),
-            Probe("connect", attach.FENTRY, "tcp_v6_connect", "enter_tcp_v6_connect"),
-            Probe("connect", attach.FEXIT, "tcp_v6_connect", "exit_tcp_v6_connect"),
-        ),
-        "kretprobe": (
-            Probe("connect", attach.KPROBE, "tcp_v4_connect", "enter_connect"),
-            Probe("connect", attach.KRETPROBE, "tcp_v4_connect", "exit_connect"),
-            Probe("connect", attach.KPROBE, "tcp_v6_connect", "enter_connect"),
-            Probe("connect", attach.KRETPROBE, "tcp_v6_connect", "exit_connect"),
-        ),
+        "fprobe": _calls(attach.FPROBE, attach.FPROBE_RETURN, _OF_KPROBES) + _BY_FEXIT,
+        "fexit": _BY_FEXIT,
+        "kretprobe": _calls(attach.KPROBE, attach.KRETPROBE, _OF_KPROBES),
         "tracepoint": (
             Probe("connect", attach.TRACEPOINT, "syscalls:sys_enter_connect", "enter_connect"),
             Probe("connect", attach.TRACEPOINT, "syscalls:sys_exit_connect", "exit_connect"),
         ),
     },
     "accept": {
-        "fprobe": (Probe("accept", attach.FPROBE_RETURN, "inet_csk_accept", "exit_accept"),),
-        "fexit": (Probe("accept", attach.FEXIT, "inet_csk_accept", "exit_inet_csk_accept"),),
+        "fprobe": (
+            Probe("accept", attach.FPROBE_RETURN, "inet_csk_accept", "exit_accept"),
+            *_ACCEPT_BY_FEXIT,
+        ),
+        "fexit": _ACCEPT_BY_FEXIT,
         "kretprobe": (Probe("accept", attach.KRETPROBE, "inet_csk_accept", "exit_accept"),),
         "tracepoint": (
             Probe("accept", attach.TRACEPOINT, "syscalls:sys_exit_accept", "exit_accept"),
@@ -123,7 +142,8 @@ def survey(
             if first_only and (choice or name) != name:
                 continue
             certain = first_only and name == (choice or list(mechanisms)[-1])
-            finding = _finding(event, name, probes, None if certain else _problem(probes, types))
+            present = _present(probes, types)
+            finding = _finding(event, name, present, None if certain else _problem(present, types))
             choice = choice or (None if finding.problem else name)
             findings.append(replace(finding, chosen=name == choice and not finding.problem))
     return findings
@@ -142,8 +162,17 @@ def choose(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.chosen]
 
 
-def probes_of(finding: Finding) -> tuple[Probe, ...]:
-    return _ALL[finding.event][finding.mechanism]
+def probes_of(finding: Finding, types: btf.Btf) -> tuple[Probe, ...]:
+    return _present(_ALL[finding.event][finding.mechanism], types)
+
+
+def _present(probes: tuple[Probe, ...], types: btf.Btf) -> tuple[Probe, ...]:
+    """Without those that are optional, and not here."""
+    return tuple(
+        probe
+        for probe in probes
+        if not (probe.optional and types.find(probe.function, btf.KIND_FUNC) is None)
+    )
 
 
 def _finding(event: str, mechanism: str, probes: tuple[Probe, ...], problem: str | None) -> Finding:
@@ -152,5 +181,5 @@ def _finding(event: str, mechanism: str, probes: tuple[Probe, ...], problem: str
 
 
 def _problem(probes: tuple[Probe, ...], types: btf.Btf) -> str | None:
-    hooks = dict.fromkeys((probe.kind, probe.hook) for probe in probes)
+    hooks = dict.fromkeys((probe.kind, probe.hook) for probe in probes if not probe.optional)
     return next(filter(None, (attach.problem(kind, hook, types) for kind, hook in hooks)), None)

@@ -50,8 +50,7 @@ _IN_CONFIG = {
     "mntns_map": "filters.mntns_map",
     "pins": "the map that filters.cgroup_map or filters.mntns_map names",
 }
-# For the code an fprobe is a kprobe
-_MECHANISM_NUMBERS = {"fexit": 1, "fprobe": 2, "kretprobe": 2, "tracepoint": 3, "raw_tracepoint": 4}
+_MECHANISM_NUMBERS = {"fexit": 1, "fprobe": 2, "kretprobe": 3, "tracepoint": 4, "raw_tracepoint": 5}
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,9 @@ def definitions(module: Module, mechanisms: dict[str, str], accept_arguments: in
         "FILTER_VALUES": FILTER_VALUES,
         "FILTER_NETWORKS": FILTER_NETWORKS,
         "MECHANISM_FEXIT": _MECHANISM_NUMBERS["fexit"],
+        "MECHANISM_FPROBE": _MECHANISM_NUMBERS["fprobe"],
         "MECHANISM_KPROBE": _MECHANISM_NUMBERS["kretprobe"],
+        "MECHANISM_TRACEPOINT": _MECHANISM_NUMBERS["tracepoint"],
         "STATE_MECHANISM": _MECHANISM_NUMBERS[mechanisms["state"]],
         "CONNECT_MECHANISM": _MECHANISM_NUMBERS[mechanisms["connect"]],
         "ACCEPT_MECHANISM": _MECHANISM_NUMBERS[mechanisms["accept"]],

@@ -35,7 +35,8 @@ RECURSION = "recursion"
 JOURNAL = "journal"
 # Their misses lose a connect() that failed without a SYN. Of the other programs' misses none is a loss by
 # itself: another takes over (bpf/state.bpf.c), or what was missed shows later, as lost_state.
-_NO_SECOND_CHANCE = ("enter_", "exit_connect", "exit_tcp")
+_NO_SECOND_CHANCE = ("enter_", "exit_connect", "fentry_", "fexit_tcp", "fexit_security")
+_TAKE_TURNS = {"exit_connect", "fexit_tcp_v4_connect"}  # by fprobe: then neither's
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,8 @@ def lost(
     counters: Mapping[str, int], infos: Mapping[str, libbpf.ProgramInfo], journal: Journal
 ) -> Mapping[str, int]:
     """Events lost, by stage."""
-    misses = sum(int(i.recursion_misses) for name, i in infos.items() if name.startswith(_NO_SECOND_CHANCE))
+    alone = () if infos.keys() >= _TAKE_TURNS else _NO_SECOND_CHANCE
+    misses = sum(int(info.recursion_misses) for name, info in infos.items() if name.startswith(alone))
     by_stage = {stage: counters[counter] for stage, counter in LOST_STAGES.items()}
     return by_stage | {RECURSION: counters["lost_state"] + misses, JOURNAL: journal.lost}
 

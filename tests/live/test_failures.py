@@ -20,6 +20,8 @@ from harness.oracle import snmp, sockets
 from harness.polling import eventually, settled
 from harness.traffic import Way, connect, connect_errno, finish_connect, linger0, listen, serve
 from harness.workload import Link, run, spawn
+from helpers import denied
+from helpers.b_pinned import cgroup
 from helpers.raw import RST, SYN, send_each
 
 COUNT = 7
@@ -109,6 +111,39 @@ def test_before_any_syn(
         ns.ip(f"{'-6 ' if '::/' in route else ''}route add {route}")
     run(ns, comm, fail_with, code, target, PORT, blocking)
     daemon.expect(failed(reason), ns, comm, port=str(PORT))
+    assert snmp(ns).active_opens == 0
+
+
+def fail_in_a_cgroup(link: Link, target: str, blocking: bool) -> None:
+    link.hear()
+    fail_with(errno.EPERM, target, PORT, blocking)
+
+
+@blocking_or_not
+@pytest.mark.parametrize("target", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_denied_by_a_cgroup(daemon: Daemon, ns: Netns, comm: str, target: str, blocking: bool) -> None:
+    with cgroup(comm) as group, spawn(ns, comm, fail_in_a_cgroup, target, blocking) as child:
+        denied.by_cgroup(group)
+        (group / "cgroup.procs").write_text(str(child.pid))
+        child.say("try it")
+        child.result()
+    daemon.expect(failed("denied"), ns, comm, port=str(PORT))
+    assert snmp(ns).active_opens == 0
+
+
+@blocking_or_not
+@pytest.mark.parametrize("target", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_denied_by_a_security_module(
+    daemon: Daemon, ns: Netns, comm: str, target: str, blocking: bool
+) -> None:
+    def fail(target: str) -> None:
+        denied.by_landlock()
+        with socket.socket(socket.AF_UNIX) as other:  # is asked for, too, and no connection of ours
+            assert other.connect_ex("\0tcpmon nobody") == errno.ECONNREFUSED
+        fail_with(errno.EACCES, target, PORT, blocking)
+
+    run(ns, comm, fail, target)
+    daemon.expect(failed("denied"), ns, comm, port=str(PORT))
     assert snmp(ns).active_opens == 0
 
 

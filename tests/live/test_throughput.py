@@ -55,7 +55,7 @@ def test_four_processes_at_full_speed(daemon: Daemon, ns: Netns, helpers: Helper
 def test_a_crowd(daemon: Daemon, ns: Netns, helpers: Helpers, comm: str) -> None:
     """More processes than CPUs, so that some wait in the middle of a step while others take it."""
     ns.sysctl("net.ipv4.ip_local_port_range", "10000 65000")
-    count, names = 1009, [f"{comm}.{number}" for number in range(CROWD)]
+    count, names = 307, [f"{comm}.{number}" for number in range(CROWD)]
     loops = [start_loop(ns, helpers, name, count, number) for number, name in enumerate(names)]
     for loop in loops:
         with loop:

@@ -27,6 +27,8 @@ _TRUTH: Mapping[str, tuple[str | tuple[str, ...], ...]] = {
         ("test_before_any_syn", "unreachable-113-unreachable fd00:99::/64-fd00:99::1-blocking"),
         ("test_before_any_syn", "denied-13-prohibit 10.99.0.0/16-10.99.0.1-nonblocking"),
         ("test_before_any_syn", "denied-13-prohibit fd00:99::/64-fd00:99::1-blocking"),
+        ("test_denied_by_a_cgroup", "127.0.0.1-nonblocking", "::1-blocking", "::ffff:127.0.0.1-blocking"),
+        ("test_denied_by_a_security_module", "127.0.0.1-blocking", "::1-nonblocking"),
         ("test_no_port", "127.0.0.1-blocking", "::1-nonblocking"),
         ("test_closed_while_connecting", "10.83.0.99", "fd00:83::99"),
         "test_killed_while_connecting",
