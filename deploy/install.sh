@@ -56,6 +56,14 @@ build() {
 	ln -s "$PREFIX/lib/tcpmon/bin/tcpmon" "$stage/tcpmon"
 }
 
+# A service that runs is restarted in the end: it must be able to
+check_config() {
+	if systemd_runs && systemctl --quiet is-active tcpmon.service; then
+		"$stage/venv/bin/python" -m tcpmon check-config ||
+			fail "tcpmon.service runs, and could not start again with this configuration" "mend it, and run this again"
+	fi
+}
+
 # Makes a folder and those above it, and notes which were not there
 folder() {
 	[ -d "$DESTDIR$1" ] && return
@@ -70,14 +78,19 @@ copy() {
 	[ -L "$2" ] || chmod -R u=rwX,go=rX "$2"
 }
 
+# Of what is to change, what it was
+keep() {
+	if [ -e "$DESTDIR$1" ] || [ -L "$DESTDIR$1" ]; then
+		mkdir -p "$stage/before$(dirname "$1")"
+		cp -a "$DESTDIR$1" "$stage/before$1"
+	fi
+	echo "$1" >>"$stage/put"
+}
+
 # Puts a file or a tree into its place, at once; what was there is kept until the end
 put() {
 	folder "$(dirname "$2")"
-	if [ -e "$DESTDIR$2" ] || [ -L "$DESTDIR$2" ]; then
-		mkdir -p "$stage/before$(dirname "$2")"
-		cp -a "$DESTDIR$2" "$stage/before$2"
-	fi
-	echo "$2" >>"$stage/put"
+	keep "$2"
 	rm -rf "$DESTDIR$2.new-tcpmon"
 	copy "$1" "$DESTDIR$2.new-tcpmon"
 	[ ! -d "$1" ] || rm -rf "$DESTDIR$2"
@@ -140,7 +153,7 @@ make_user() {
 remove_stale() {
 	[ -e "$stage/before$listed" ] || return 0
 	sed -n 's/^file //p' "$stage/before$listed" | while read -r path; do
-		grep -qxF "file $path" "$stage/list" || remove "$path"
+		grep -qxF "file $path" "$stage/list" || { keep "$path" && remove "$path"; }
 	done
 }
 
@@ -165,6 +178,7 @@ finish() {
 				mv -T "$stage/before$path" "$DESTDIR$path"
 			fi
 		done <"$stage/put"
+		tell_system
 	fi
 	if [ "$status" != 0 ]; then
 		tac "$stage/made" | while read -r _ path; do rmdir "$DESTDIR$path" 2>/dev/null || true; done
@@ -181,6 +195,7 @@ install() {
 	trap finish EXIT
 	trap 'exit 1' INT TERM HUP
 	build
+	check_config
 	make_user
 	put_files
 	put_config
@@ -210,6 +225,15 @@ remove_config() {
 	fi
 }
 
+# The number of a user to whom a file was given (a TLS key, say) must not become somebody else's
+remove_user() {
+	if [ -n "$(find "$(dirname "$config")" \( -user tcpmon -o -group tcpmon \) -print -quit 2>/dev/null)" ]; then
+		echo "kept the user tcpmon, which something in $(dirname "$config") belongs to"
+	else
+		userdel tcpmon && echo "removed the user tcpmon"
+	fi
+}
+
 uninstall() {
 	[ -e "$DESTDIR$listed" ] || fail "nothing is installed: there is no $DESTDIR$listed" "is PREFIX the same?"
 	list=$(cat "$DESTDIR$listed")
@@ -221,7 +245,7 @@ uninstall() {
 		case $kind in
 		file) remove "$what" ;;
 		config) remove_config "$what" ;;
-		user) ! live || { userdel tcpmon && echo "removed the user tcpmon"; } ;;
+		user) ! live || remove_user ;;
 		esac
 	done
 	echo "$list" | sed -n 's/^dir //p' | sort -r | while read -r path; do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -18,6 +19,8 @@ from tcpmon.tools import TOOLS
 _CONFIG_HELP = f"configuration file (default: {DEFAULT_PATH} if it is there, else built-in defaults)"
 # For tests on kernels that offer several: EVENT=MECHANISM
 _FORCE_HELP = argparse.SUPPRESS
+# Of writing to stdout, which is all that verbs but `run` write to
+_OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
         status = verb(parsed)
-        sys.stdout.flush()
+        _flush()
     except TcpmonError as error:
         start = log.prefix(logging.ERROR)
         bare = start if start.startswith("<") else ""  # the journal's, not a terminal's
@@ -38,9 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{bare}hint: {error.hint}", file=sys.stderr)
         status = 1
     except BrokenPipeError:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         status = 0
+    except OSError as error:
+        if error.errno not in _OUTPUT_FULL or verb is _run:
+            raise
+        _write_no_more()
+        reason = (error.strerror or str(error)).lower()
+        print(f"{log.prefix(logging.ERROR)}the output cannot be written: {reason}", file=sys.stderr)
+        status = 1
     sys.exit(status)
+
+
+def _flush() -> None:
+    if sys.stdout:  # else it was closed from the start
+        sys.stdout.flush()
+
+
+def _write_no_more() -> None:
+    """Else python would try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser(verb: str = "") -> argparse.ArgumentParser:
@@ -115,16 +135,10 @@ def _forced(text: str) -> tuple[str, str]:
     return event, mechanism
 
 
-def _config_path(given: str | None) -> str | None:
-    if given is not None:
-        return given
-    return DEFAULT_PATH if os.path.exists(DEFAULT_PATH) else None
-
-
 def _run(parsed: argparse.Namespace) -> int:
     from tcpmon import start
 
-    start.run(_config_path(parsed.config), dict(parsed.force))
+    start.run(parsed.config, dict(parsed.force))
     return 0
 
 
@@ -132,7 +146,7 @@ def _check_config(parsed: argparse.Namespace) -> int:
     from tcpmon import config
     from tcpmon.web import webconfig
 
-    path = _config_path(parsed.config)
+    path = config.find(parsed.config)
     webconfig.load(config.load(path).web_config)
     print(f"{path or 'built-in defaults'}: valid")
     return 0

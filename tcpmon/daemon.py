@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Serves until SIGTERM or SIGINT. `mechanisms` forces a way to trace for an event (tests)."""
     manager.status("reading the configuration")
-    config = configuration.load(path)
+    config = configuration.load(configuration.find(path))
     set_log_level(config)
     webconfig.load(config.web_config)  # a fault shows before anything is attached
     sockets = handed.sockets or listen_all(config.listen)
@@ -57,7 +57,7 @@ def run(
     control.apply(loaded.tables, config, *telling(config))
     privileges.drop(lambda: snapshot.counters(loaded.tables["counters"]))
     guard = Guard(webconfig.load(config.web_config))  # by who reads it from now on
-    daemon = Daemon(path, config, loaded, manager, guard)
+    daemon = Daemon(path or config.path, config, loaded, manager, guard)
     daemon.serve(sockets)
     loaded.close()
 
@@ -106,7 +106,7 @@ class Daemon:
         self._scraper = Scraper(loaded, folding, config, self._journal)
         observer = Observer(loaded, folding, self._journal)
         self._landing = Landing(lambda: observer.look(self._status))
-        self._own_scrapes = 0
+        self._own_scrapes = self._proved = 0
 
     def serve(self, sockets: Sequence[socket.socket]) -> None:
         """Answers scrapes on listening sockets, which it owns, until a signal says to end."""
@@ -145,11 +145,12 @@ class Daemon:
         log.info("ending on %s", signal.Signals(number).name)
 
     def _scrapes_work(self, server: Server, period_s: float) -> bool:
-        """One that was answered since the last beat is proof enough; else we ask for one."""
-        if self._scraper.answered_at > time.monotonic() - period_s:
-            return True
-        works = scrape_works(server.connect, period_s / 2)
-        self._own_scrapes += works
+        """One that somebody was answered since the last beat is proof enough; else we ask for one."""
+        works = self._scraper.answered > self._proved
+        if not works:
+            works = scrape_works(server.connect, period_s / 2)
+            self._own_scrapes += works
+        self._proved = self._scraper.answered
         return works
 
     def _health(self) -> str:
@@ -181,7 +182,7 @@ class Daemon:
         """Reads the file anew. With a fault nothing changes; what needs a restart keeps its value."""
         old = self._status.config
         try:
-            new = configuration.load(self._path, check_map=self._map_problem)
+            new = configuration.load(configuration.find(self._path), check_map=self._map_problem)
             for key in configuration.changed_restart_only(old, new):
                 log.warning("%s cannot change while running: it keeps its value until a restart", key)
             new = configuration.with_restart_only_of(old, new)
@@ -192,6 +193,7 @@ class Daemon:
             for line in (*error.message.splitlines(), "the configuration in force is unchanged"):
                 log.error("%s", line)
             return
+        self._path = new.path  # from now on it must be there: its end must not open what it had closed
         set_log_level(new)
         self._guard.put(web)
         self._status = Status(new, reload_ok=True, reload_timestamp=time.time())

@@ -72,9 +72,15 @@ def _become_user() -> None:
     except KeyError:
         return
     _prctl(_PR_SET_KEEPCAPS, 1)
-    os.setgroups([])
-    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    try:
+        os.setgroups([])
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    except PermissionError:
+        raise KernelError(
+            f"root may not become the user {USER} here: that takes CAP_SETUID and CAP_SETGID",
+            f"run as {USER} (a unit: User={USER}), or grant these two",
+        ) from None
 
 
 def _drop_bounding_set(permitted: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -35,11 +37,23 @@ __all__ = [
     "Metrics",
     "Selection",
     "changed_restart_only",
+    "find",
     "load",
     "with_restart_only_of",
 ]
 
 DEFAULT_PATH = "/etc/tcpmon/tcpmon.yaml"
+
+
+def find(given: str | None) -> str | None:
+    """The file to be read: `given`, else DEFAULT_PATH if it is there, or may be; else None."""
+    if given is not None:
+        return given
+    try:
+        os.lstat(DEFAULT_PATH)
+    except OSError as error:  # of any other kind, whoever reads the file is told
+        return None if error.errno == errno.ENOENT else DEFAULT_PATH
+    return DEFAULT_PATH
 
 
 def load(

@@ -5,6 +5,7 @@ There are two slots: the idle one is filled, then `active` is pointed at it. A b
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
@@ -45,7 +46,8 @@ def _make_other(series: Table) -> None:
     key = bytearray(series.key.size)
     start, size = series.key.fields["kind"]
     key[start : start + size] = _OTHER_SERIES.to_bytes(size, "little")
-    libbpf.update(series.fd, bytes(key), bytes(series.value.size), libbpf.NOEXIST)
+    with contextlib.suppress(FileExistsError):  # by a daemon that was killed before anything was in force
+        libbpf.update(series.fd, bytes(key), bytes(series.value.size), libbpf.NOEXIST)
 
 
 def _u32(number: int) -> bytes:

@@ -63,7 +63,6 @@ class Scraper:
         self._prefixes = Prefixes()
         self._exposition = Exposition(loaded.tables["series"].value, bounds(config))
         self.answered = 0
-        self.answered_at = 0.0  # time.monotonic()
 
     def scrape(self, accept: str, status: Status) -> tuple[str, Iterator[bytes]]:
         """The content type that `accept` (a request header) asks for, and the body in pieces."""
@@ -87,5 +86,4 @@ class Scraper:
             scrape_seconds=lambda: time.monotonic() - started,
         )
         yield encoder(selfmetrics.registry(self._loaded, state))
-        self.answered_at = time.monotonic()
         self.answered += 1

@@ -54,6 +54,8 @@ class _ToJournal(logging.Handler):
 
 
 def _read_by_journal() -> bool:
+    if not sys.stderr:  # closed from the start
+        return False
     try:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError):

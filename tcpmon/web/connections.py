@@ -9,12 +9,15 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Collection, Iterator
 from enum import IntEnum
 
 log = logging.getLogger(__name__)
 
 # One thread each; a Prometheus server needs one, so this is room for dozens, and for people with browsers.
 MAX_CONNECTIONS = 64
+# Replies that are made while they are written, at a time: each holds all that was counted until its end.
+MAX_STREAMS = 8
 # How often to look again for a client that holds us up, while a new one is kept waiting for room.
 RECHECK_SECONDS = 0.05
 # Every large reply fills the socket's buffer now and then; a client that leaves it full for longer is slow.
@@ -63,6 +66,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: set[Connection] = set()
+        self._streaming: set[Connection] = set()
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
         # Someone waits for room: connections are to end with their next reply, so that nobody is starved.
@@ -73,7 +77,7 @@ class Connections:
         with self._changed:
             while len(self._open) >= MAX_CONNECTIONS and not self._closing:
                 self.crowded = True
-                self._evict()
+                self._evict(self._open)
                 self._changed.wait(RECHECK_SECONDS)
             self.crowded = self._closing
             if not self._closing:
@@ -99,8 +103,23 @@ class Connections:
         """Out of descriptors or memory: evict one; return when one has left or after `timeout` seconds."""
         with self._changed:
             if not self._closing:
-                self._evict()
+                self._evict(self._open)
                 self._changed.wait(timeout)
+
+    @contextlib.contextmanager
+    def stream(self, connection: Connection) -> Iterator[None]:
+        """For a reply that is made while it is written: waits until there are few enough of them."""
+        with self._changed:
+            while len(self._streaming) >= MAX_STREAMS and not connection.own:
+                self._evict(self._streaming)
+                self._changed.wait(RECHECK_SECONDS)
+            self._streaming.add(connection)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._streaming.discard(connection)
+                self._changed.notify_all()
 
     def finish(self, patience_seconds: float) -> None:
         """Admit no more. Those that have been answered are shut down, the others after their reply, or when
@@ -121,8 +140,8 @@ class Connections:
         with self._changed:
             return [connection.thread for connection in self._open if connection.thread]
 
-    def _evict(self) -> None:
-        if stuck := self._stuck():
+    def _evict(self, among: Collection[Connection]) -> None:
+        if stuck := [connection for connection in self._stuck() if connection in among]:
             longest = min(stuck, key=lambda connection: connection.since)
             log.debug("%s: making room", longest.peer)
             longest.shut_down()

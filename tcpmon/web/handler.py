@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.message
 import http.client
 import itertools
@@ -195,15 +196,17 @@ class Handler(BaseHTTPRequestHandler):
         return route(cast("Mapping[str, str]", self.headers)) if route else plain(HTTPStatus.NOT_FOUND)
 
     def _answer(self, response: Response) -> None:
-        try:
-            transfer = self._transfer_headers(response.body)
-            if self.command == "HEAD":
-                self._send_head(response, transfer)
-            else:
-                self._stream(response, transfer)
-        finally:
-            if close := getattr(response.body, "close", None):
-                close()
+        streamed = not isinstance(response.body, (list, tuple))
+        with self._connections.stream(self._connection) if streamed else contextlib.nullcontext():
+            try:
+                transfer = self._transfer_headers(response.body)
+                if self.command == "HEAD":
+                    self._send_head(response, transfer)
+                else:
+                    self._stream(response, transfer)
+            finally:
+                if close := getattr(response.body, "close", None):
+                    close()
 
     def _transfer_headers(self, body: Iterable[bytes]) -> dict[str, str]:
         length = sum(map(len, body)) if isinstance(body, (list, tuple)) else None

@@ -7,6 +7,7 @@ import pwd
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from harness.daemon import Daemon
 from harness.expect import accepted, opened
 from harness.netns import Netns, sh
-from harness.polling import eventually
+from harness.polling import PATIENCE, eventually
 from harness.traffic import connect_and_close
 from harness.workload import run
 from helpers.b_reload import reload
@@ -165,6 +166,20 @@ def test_it_is_not_root_where_its_user_exists(
     reload(daemon, {"filters": {"comm": {"exclude": [comm + ".x"]}}})
     assert_counting(daemon, ns, comm)
     assert daemon.scrape("process").value("process_open_fds") > 0
+
+
+@pytest.mark.usefixtures("user")
+def test_a_root_that_may_not_become_that_user(tmp_path: Path) -> None:
+    """As with User=root in a drop-in, or in a container with two capabilities."""
+    bounded = ["setpriv", "--bounding-set", "-setuid,-setgid", sys.executable, "-m", "tcpmon", "run"]
+    (tmp_path / "tcpmon.yaml").write_text("listen: 127.0.0.1:0\n")
+    done = subprocess.run(
+        [*bounded, "-c", str(tmp_path / "tcpmon.yaml")], capture_output=True, text=True, timeout=60 * PATIENCE
+    )
+    told = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert told[-2].startswith("tcpmon: root may not become the user tcpmon here")
+    assert told[-1].startswith("hint: run as tcpmon")
 
 
 def readable(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,17 @@ def test_check_kernel_for_people_says_the_same() -> None:
         assert f" {state} " in f"{line} "
         assert (found["problem"] or "") in line
         assert ", ".join(found["functions"]) in line
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_a_valid_file_is_valid_whoever_listens(closed: str) -> None:
+    command = shlex.join([*TCPMON, "check-config", "-c", "config/tcpmon.yaml"])
+    done = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_output_that_is_full() -> None:
+    command = shlex.join([*TCPMON, "check-config", "-c", "config/tcpmon.yaml"])
+    done = subprocess.run(f"{command} >/dev/full", shell=True, capture_output=True, text=True, timeout=60)
+    told = "tcpmon: the output cannot be written: no space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
+from tcpmon import config as configuration
 from tcpmon.config import Address, Config, Selection, changed_restart_only, load, with_restart_only_of
 from tcpmon.config import doc as configdoc
 from tcpmon.config.kinds import MAX_ITEMS
@@ -572,3 +573,19 @@ def test_the_schema_refuses_what_load_refuses(
 ) -> None:
     assert faults(tmp_path, f"{key.replace('.', ': {')}: {text}" + "}" * key.count("."), **world)
     assert not schema.is_valid(nested(key, text))
+
+
+def test_which_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one at the usual place counts, unless another is named; only if nothing is there, the defaults."""
+    usual = tmp_path / "tcpmon.yaml"
+    monkeypatch.setattr(configuration, "DEFAULT_PATH", str(usual))
+    assert configuration.find("other.yaml") == "other.yaml"
+    assert configuration.find("") == ""
+    assert configuration.find(None) is None
+    usual.symlink_to("nothing")  # what does not work must not pass for nothing at all
+    assert configuration.find(None) == str(usual)
+    usual.unlink()
+    usual.write_text("")
+    assert configuration.find(None) == str(usual)
+    monkeypatch.setattr(configuration, "DEFAULT_PATH", f"{usual}/tcpmon.yaml")
+    assert configuration.find(None) == f"{usual}/tcpmon.yaml"

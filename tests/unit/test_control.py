@@ -292,6 +292,7 @@ def test_other_has_its_place_and_keeps_its_numbers(tmp_path: Path) -> None:
     with small_module() as loaded:  # nor is what was born before that filter
         series = loaded.tables["series"]
         assert len(OTHER_KEY) == series.key.size
+        control._make_other(series)  # by one that was killed before anything was in force
         control.apply(loaded.tables, nobody)
         assert libbpf.lookup(series.fd, OTHER_KEY, series.value.size) == bytes(series.value.size)
         counted = struct.pack("=Q", 1009).ljust(series.value.size, b"\0")

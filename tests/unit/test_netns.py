@@ -64,6 +64,16 @@ def test_a_plain_file_is_no_namespace(folder: Path) -> None:
     assert netns.names(folder) == {OWN: "self"}
 
 
+def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
+    (tmp_path / "netns").write_text("")
+    assert netns.names(tmp_path / "netns") == {OWN: "self"}
+
+
+def test_a_name_that_is_no_text(folder: Path) -> None:
+    os.symlink("/proc/self/ns/ipc", os.fsencode(folder) + b"/caf\xe9")
+    assert netns.names(folder)[IPC] == "caf\\xe9"
+
+
 @pytest.fixture
 def named() -> Iterator[str]:
     name = f"tm-unit-{os.getpid()}"

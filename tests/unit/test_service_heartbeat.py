@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tcpmon import daemon
 from tcpmon.config import Address
 from tcpmon.service.heartbeat import Pulse, scrape_works
 from tcpmon.web.server import Response, Route, Server, listen
@@ -117,3 +118,23 @@ def test_a_failure_is_tried_again_in_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert Pulse(manager, works, lambda: "well").wait({ends}) == ends  # type: ignore[arg-type]
     assert beats == [0, 5, 25]
     assert manager.lines == ["well", "alive", "well", "alive", "well"]
+
+
+def test_only_a_scrape_of_this_beat_is_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one of our own is none for the next."""
+    scraper = SimpleNamespace(answered=0)
+    asked: list[float] = []
+
+    def scrape(_connect: object, timeout_s: float) -> bool:
+        asked.append(timeout_s)
+        scraper.answered += 1
+        return True
+
+    monkeypatch.setattr(daemon, "scrape_works", scrape)
+    beating = SimpleNamespace(_scraper=scraper, _proved=0, _own_scrapes=0)
+    server = SimpleNamespace(connect=None)
+    for somebody in (0, 0, 2, 0):
+        scraper.answered += somebody
+        assert daemon.Daemon._scrapes_work(beating, server, 6.0)  # type: ignore[arg-type]
+    assert asked == [3.0] * 3
+    assert beating._own_scrapes == 3

@@ -486,6 +486,17 @@ def test_longest_waited_for_makes_room(site: Site) -> None:
         sock.close()
 
 
+def test_few_replies_are_made_at_a_time(site: Site) -> None:
+    """Each holds a snapshot: who does not read makes room for the next, and far before the house is full."""
+    stalled = [CROWDS["never reading"](site) for _ in range(3 * connections.MAX_STREAMS)]
+    begun = connections.MAX_STREAMS
+    assert eventually(lambda: sum(body.read > 0 for body in site.bodies) > begun)
+    assert site.get("/text")[1] == TEXT
+    assert sum(body.read > 0 and not body.closed.is_set() for body in site.bodies) <= begun
+    for sock in stalled:
+        sock.close()
+
+
 def test_a_reply_in_the_making_is_not_given_up_for_a_crowd(site: Site) -> None:
     held = site.connect(b"GET /held HTTP/1.0\r\n\r\n")
     assert site.entered.wait(DEADLINE_SECONDS)

@@ -385,3 +385,11 @@ def test_the_reference_has_every_name() -> None:
     text = (ROOT / "docs/web-config.md").read_text()
     for name in (*CIPHERS, *CLIENT_AUTH, *CURVES, *HEADERS):
         assert f"`{name}`" in text, name
+
+
+def test_reading_what_is_no_file_keeps_no_descriptor(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with pytest.raises(ConfigError, match="is a directory"):
+            Files().read(str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before

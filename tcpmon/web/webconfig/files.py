@@ -52,9 +52,12 @@ class Files:
 
 def _contents(path: str) -> bytes:
     """At most one byte more than there may be. Never waits, as opening a pipe would."""
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("is not a regular file")
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(number).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(number)
+        raise ValueError("is a directory" if stat.S_ISDIR(mode) else "is not a regular file")
+    with open(number, "rb") as file:
         return file.read(MAX_FILE_BYTES + 1)
 
 
