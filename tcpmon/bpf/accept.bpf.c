@@ -87,10 +87,35 @@ static __always_inline void take(struct sock *sk, struct connection *conn, bool 
 		take_queued(conn, &new, to, wait_known);
 }
 
+#if ACCEPT_MECHANISM == MECHANISM_FPROBE
+// By thread, the socket of an accept that left no entry behind: fexit's program and fprobe's both see it.
+BPF_TABLE("lru_hash", u32, struct sock *, taken_and_gone, 4096);
+
+static __always_inline void note_gone(struct sock *sk) {
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (!connections.lookup(&sk))
+		taken_and_gone.update(&tid, &sk);
+}
+
+static __always_inline bool noted_gone(struct sock *sk) {
+	u32 tid = bpf_get_current_pid_tgid();
+	struct sock **gone = taken_and_gone.lookup(&tid);
+
+	if (!gone || *gone != sk)
+		return false;
+	taken_and_gone.delete(&tid);
+	return true;
+}
+#else
+static __always_inline void note_gone(struct sock *sk) {}
+static __always_inline bool noted_gone(struct sock *sk) { return false; }
+#endif
+
 static __always_inline int accepted(struct sock *sk) {
 	struct connection *conn = connections.lookup(&sk);
 
-	if (conn && !waits(conn))
+	if (conn ? !waits(conn) : noted_gone(sk))
 		return 0;
 	take(sk, conn, true);
 	if (!conn)
@@ -98,6 +123,7 @@ static __always_inline int accepted(struct sock *sk) {
 	// Reset while it waited. Where the entry is another's by now, end() finds none to remove.
 	if (conn && is_open(conn) && *(volatile u64 *)&conn->closed_ns && !keep_for_closer(conn))
 		end(sk, conn, NOT_FAILED, conn->closed_ns);
+	note_gone(sk);
 	return 0;
 }
 
