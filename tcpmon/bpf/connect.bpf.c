@@ -70,15 +70,20 @@ static __always_inline bool within_connect(struct sock *sk) {
 	return state == SS_UNCONNECTED;
 }
 
-// Up to 6.10 a timer that expires wakes the program before it changes the state. An
-// error that came with a reset is read as early only by a program that asks all the time.
+// Up to 6.10 a timer that expires wakes the program before it changes the state. An error that came with a
+// reset, which is a segment, or with an ICMP message, which is none, is read as early only by a program that
+// asks just then.
 static __always_inline u32 error_that_was_read(struct sock *sk, int old_state) {
+	u32 segments = 0;
 	u8 retransmits = 0;
 	int soft = 0;
 
+	READ(&segments, &((struct tcp_sock *)sk)->segs_in);
+	if (segments)
+		return old_state == TCP_SYN_SENT ? REASON_REFUSED : REASON_RESET;
 	READ(&retransmits, &((struct inet_connection_sock *)sk)->icsk_retransmits);
 	if (!retransmits)
-		return old_state == TCP_SYN_SENT ? REASON_REFUSED : REASON_RESET;
+		return REASON_UNREACHABLE;
 	READ(&soft, &sk->sk_err_soft);
 	return soft ? reason_of(soft) : REASON_TIMEOUT; // as in tcp_write_err
 }

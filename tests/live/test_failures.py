@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import signal
 import socket
 import struct
@@ -156,6 +157,27 @@ def test_no_neighbour(daemon: Daemon, pair: Pair, comm: str, blocking: bool) -> 
     run(left, comm, fail_with, errno.EHOSTUNREACH, "10.83.0.77", PORT, blocking)
     daemon.expect(failed("unreachable"), left, comm, port=str(PORT))
     assert snmp(left).active_opens == COUNT
+
+
+def ask_all_the_time(code: int, target: str, count: int) -> None:
+    """Reads each socket's error (and so takes it away) as soon as it is there, on another CPU than its timers'."""
+    here, *elsewhere = os.sched_getaffinity(0)
+    for _ in range(count):
+        os.sched_setaffinity(0, {here})
+        with connecting(target) as sock:
+            os.sched_setaffinity(0, elsewhere or {here})
+            while not (found := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+                pass
+            assert found == code
+
+
+def test_no_neighbour_and_a_program_that_takes_the_error_away(daemon: Daemon, pair: Pair, comm: str) -> None:
+    left, _ = pair
+    count = 101
+    for key, value in (("mcast_solicit", 1), ("retrans_time_ms", 20)):
+        left.sysctl(f"net.ipv4.neigh.eth0.{key}", value)
+    run(left, comm, ask_all_the_time, errno.EHOSTUNREACH, "10.83.0.77", count)
+    daemon.expect(failed("unreachable", count), left, comm, port=str(PORT))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tcpmon.kernel import source
 from tcpmon.kernel.source import Module
 
 HISTOGRAMS = ("connect_latency", "accept_wait", "connection_duration")
-MECHANISMS = {"connect": "tracepoint", "accept": "tracepoint"}
+MECHANISMS = {"state": "raw_tracepoint", "connect": "tracepoint", "accept": "tracepoint"}
 _DEFAULT = config.load(None)
 _BUCKETS = _DEFAULT.metrics.buckets
 # In seconds, as the configuration has them
