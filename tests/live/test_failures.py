@@ -160,7 +160,7 @@ def test_no_neighbour(daemon: Daemon, pair: Pair, comm: str, blocking: bool) -> 
 
 
 def ask_all_the_time(code: int, target: str, count: int) -> None:
-    """Reads each socket's error, and so takes it away, as soon as it is there: on another CPU than its timer."""
+    """Reads each socket's error, and so takes it away, as soon as it is there; not on its timer's CPU."""
     here, *elsewhere = os.sched_getaffinity(0)
     for _ in range(count):
         os.sched_setaffinity(0, {here})
