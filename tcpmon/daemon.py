@@ -57,7 +57,7 @@ def run(
     control.apply(loaded.tables, config, *telling(config))
     privileges.drop(lambda: snapshot.counters(loaded.tables["counters"]))
     guard = Guard(webconfig.load(config.web_config))  # by who reads it from now on
-    daemon = Daemon(path or config.path, config, loaded, manager, guard)
+    daemon = Daemon(config, loaded, manager, guard)
     daemon.serve(sockets)
     loaded.close()
 
@@ -92,10 +92,7 @@ def set_log_level(config: Config) -> None:
 class Daemon:
     """The state behind the routes: the configuration in force and how the last reload went."""
 
-    def __init__(
-        self, path: str | None, config: Config, loaded: Loaded, manager: Manager, guard: Guard
-    ) -> None:
-        self._path = path
+    def __init__(self, config: Config, loaded: Loaded, manager: Manager, guard: Guard) -> None:
         self._guard = guard
         self._loaded = loaded
         self._manager = manager
@@ -182,7 +179,8 @@ class Daemon:
         """Reads the file anew. With a fault nothing changes; what needs a restart keeps its value."""
         old = self._status.config
         try:
-            new = configuration.load(configuration.find(self._path), check_map=self._map_problem)
+            # A file that was read must be there ever after: its end must not open what it had closed
+            new = configuration.load(configuration.find(old.path), check_map=self._map_problem)
             for key in configuration.changed_restart_only(old, new):
                 log.warning("%s cannot change while running: it keeps its value until a restart", key)
             new = configuration.with_restart_only_of(old, new)
@@ -193,7 +191,6 @@ class Daemon:
             for line in (*error.message.splitlines(), "the configuration in force is unchanged"):
                 log.error("%s", line)
             return
-        self._path = new.path  # from now on it must be there: its end must not open what it had closed
         set_log_level(new)
         self._guard.put(web)
         self._status = Status(new, reload_ok=True, reload_timestamp=time.time())

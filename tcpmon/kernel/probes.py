@@ -61,14 +61,13 @@ def _calls(entry: str, exit_: str, programs: tuple[str, str, str]) -> tuple[Prob
     """Probes on entry and return of each of them. `programs`: for the entry, for the permission's, for the
     return."""
     on_entry, on_asking, on_return = programs
-    asking = (
-        Probe("connect", entry, _PERMISSION, on_asking, optional=True),
-        Probe("connect", exit_, _PERMISSION, on_return, optional=True),
-    )
-    return asking + tuple(
-        Probe("connect", kind, function, program, optional=function in _PRE_CONNECTS)
-        for function in (*_PRE_CONNECTS, *_CONNECTS)
-        for kind, program in ((entry, on_entry), (exit_, on_return))
+    return tuple(
+        Probe("connect", kind, function, program, optional=function not in _CONNECTS)
+        for function in (_PERMISSION, *_PRE_CONNECTS, *_CONNECTS)
+        for kind, program in (
+            (entry, on_asking if function == _PERMISSION else on_entry),
+            (exit_, on_return),
+        )
     )
 
 

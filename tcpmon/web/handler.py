@@ -57,6 +57,11 @@ class Response:
     body: Iterable[bytes]
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def length(self) -> int | None:
+        """Of the body in bytes; None where it is streamed."""
+        return sum(map(len, self.body)) if isinstance(self.body, (list, tuple)) else None
+
 
 # Makes the reply to a GET or HEAD with these request headers (names in any case).
 Route = Callable[[Mapping[str, str]], Response]
@@ -196,10 +201,10 @@ class Handler(BaseHTTPRequestHandler):
         return route(cast("Mapping[str, str]", self.headers)) if route else plain(HTTPStatus.NOT_FOUND)
 
     def _answer(self, response: Response) -> None:
-        streamed = not isinstance(response.body, (list, tuple))
+        streamed = response.length is None
         with self._connections.stream(self._connection) if streamed else contextlib.nullcontext():
             try:
-                transfer = self._transfer_headers(response.body)
+                transfer = self._transfer_headers(response.length)
                 if self.command == "HEAD":
                     self._send_head(response, transfer)
                 else:
@@ -208,8 +213,7 @@ class Handler(BaseHTTPRequestHandler):
                 if close := getattr(response.body, "close", None):
                     close()
 
-    def _transfer_headers(self, body: Iterable[bytes]) -> dict[str, str]:
-        length = sum(map(len, body)) if isinstance(body, (list, tuple)) else None
+    def _transfer_headers(self, length: int | None) -> dict[str, str]:
         gzip = (length is None or length >= GZIP_FROM_BYTES) and accepts_gzip(self.headers)
         headers = {"Content-Encoding": "gzip"} if gzip else {}
         if length is not None and not gzip:
