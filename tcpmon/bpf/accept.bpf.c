@@ -74,7 +74,7 @@ static __always_inline void take(struct sock *sk, struct connection *conn, bool 
 	new.port = conn && conn->port ? conn->port : flow.local_port;
 	if (!claim(&new, &choice, &flow, new.port)) {
 		if (conn)
-			untrack(sk);
+			untrack(sk, conn);
 		return;
 	}
 	new.since_ns = bpf_ktime_get_ns();

@@ -38,7 +38,7 @@ static __always_inline void on_closed(struct sock *sk, struct connection *conn, 
 	u32 reason = NOT_FAILED;
 	u64 now = bpf_ktime_get_ns();
 
-	if (conn->closed || conn->phase == PHASE_FAILING)
+	if (conn->closed || conn->phase == PHASE_FAILING || conn->phase == PHASE_ENDED)
 		return; // done already
 	conn->fin_acked = fin_acked(sk, old_state);
 	if (conn->phase == PHASE_QUEUED && !conn->accepted) {
@@ -84,11 +84,11 @@ static __always_inline void on_destroyed(struct sock *sk) {
 
 	if (!conn)
 		return;
+	if (conn->phase == PHASE_ENDED || (waits(conn) && !conn->taken)) {
+		untrack(sk, conn);
+		return;
+	}
 	if (waits(conn)) {
-		if (!conn->taken) {
-			untrack(sk);
-			return;
-		}
 		take(sk, conn, false);
 		conn = connections.lookup(&sk);
 		if (!conn)

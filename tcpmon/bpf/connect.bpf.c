@@ -167,7 +167,7 @@ static __always_inline void on_no_port(struct connection *conn, struct connect_c
 	struct series *to;
 	struct flow flow;
 
-	if (!untrack((struct sock *)call->sk))
+	if (!untrack((struct sock *)call->sk, conn))
 		return;
 	to = known_series(&was.key);
 	if (to)

@@ -85,12 +85,19 @@ static __always_inline bool track(struct sock *sk, struct connection *new) {
 	return true;
 }
 
-// Returns whether it was ours to remove: of several that try, one is told so.
-static __always_inline bool untrack(struct sock *sk) {
-	if (connections.delete(&sk))
-		return false;
-	count(COUNTER_TRACKED, -1);
-	return true;
+// Returns whether it was ours to remove: of several that try, one is told so. Kernels from 5.11 to 6.6 may
+// refuse to delete in an interrupt of a change of the same table (EBUSY; their commit d35381aa73f7): then the
+// entry stays, as one that has ended, until its socket is destroyed or used anew.
+static __always_inline bool untrack(struct sock *sk, struct connection *conn) {
+	int refused = connections.delete(&sk);
+
+	if (refused == -EBUSY && conn->phase != PHASE_ENDED) {
+		conn->phase = PHASE_ENDED;
+		return true;
+	}
+	if (!refused)
+		count(COUNTER_TRACKED, -1);
+	return !refused;
 }
 
 static __always_inline u32 reason_of(int error) {
@@ -150,7 +157,7 @@ static __always_inline void end(struct sock *sk, struct connection *conn, u32 re
 	struct series *to;
 	u64 ns = 0;
 
-	if (!untrack(sk))
+	if (!untrack(sk, conn))
 		return;
 	to = known_series(&was.key);
 	if (reason < REASONS) {
@@ -188,7 +195,7 @@ static __always_inline enum birth enter(struct sock *sk, struct connection *new)
 	if (old->phase == new->phase && (old->phase == PHASE_CONNECTING ? old->owner.tid == new->owner.tid
 	                                                                : !(old->since_ns || old->closed_ns)))
 		return KNOWN;
-	if (!waits(old) && !old->closed)
+	if (!waits(old) && !old->closed && old->phase != PHASE_ENDED)
 		count(COUNTER_LOST_STATE, 1);
 	connections.update(&sk, new);
 	return BORN;

@@ -67,6 +67,7 @@ enum phase {
 	PHASE_FAILING,    // failed inside connect(), whose return will say why
 	PHASE_QUEUED,     // a listener's child: in nobody's count until `accepted`
 	PHASE_OPEN,       // established, and counted for its owner
+	PHASE_ENDED,      // and counted, but the kernel would not delete the entry
 };
 
 // Between whom.

@@ -25,6 +25,7 @@ enum {
 
 #define EPERM 1
 #define EACCES 13
+#define EBUSY 16
 #define EAFNOSUPPORT 97
 #define EADDRNOTAVAIL 99
 #define ENETDOWN 100

@@ -5,6 +5,7 @@ The tests go on where the one before left off, and stand in the story's order.
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import re
@@ -166,6 +167,28 @@ def test_reloads_amid_traffic(helpers: Helpers, ns: Netns, comm: str) -> None:
         assert work.expect_exact() > 0
 
 
+def test_a_configuration_made_after_the_start() -> None:
+    """And one that is gone again is no reason to forget what it said."""
+    text = CONFIG.read_text()
+    systemctl("stop", UNIT)
+    CONFIG.unlink()
+    try:
+        running()
+        assert scrape().sum("tcpmon_config_last_reload_successful") == 1
+        CONFIG.write_text("listen: nowhere\n")
+        systemctl("reload", UNIT)
+        eventually(lambda: expect_equal(scrape().sum("tcpmon_config_last_reload_successful"), 0))
+        CONFIG.write_text(text)
+        systemctl("reload", UNIT)
+        eventually(lambda: expect_equal(scrape().sum("tcpmon_config_last_reload_successful"), 1))
+        CONFIG.unlink()
+        systemctl("reload", UNIT)
+        eventually(lambda: expect_equal(scrape().sum("tcpmon_config_last_reload_successful"), 0))
+    finally:
+        CONFIG.write_text(text)
+    service.reload(text)
+
+
 def test_nothing_is_lost_over_restarts_and_kills(helpers: Helpers, ns: Netns, comm: str) -> None:
     """From the first start to the end, while systemd holds what is in the kernel."""
     systemctl("stop", UNIT)
@@ -263,6 +286,17 @@ def test_the_drop_ins_are_enough(
         with workload(helpers, ns, comm) as work:
             time.sleep(1)
             assert work.expect_exact() > 0
+
+
+def test_the_owner_of_a_key_outlives_a_purge() -> None:
+    key = CONFIG.with_name("web.key")
+    key.touch()
+    shutil.chown(key, group="tcpmon")
+    owner = key.stat().st_gid
+    sh("apt-get", "purge", "-y", "tcpmon")
+    assert grp.getgrnam("tcpmon").gr_gid == owner
+    key.unlink()
+    sh("apt-get", "install", "-y", package())
 
 
 def test_nothing_is_left_after_the_purge(before: tuple[set[str], set[tuple[str, int]]]) -> None:
