@@ -1,4 +1,4 @@
-"""`python -m tests.bench.events`: how many events a second journald and a tool's reader can be told of.
+"""`python -m tests.soak.rates`: how many events a second journald and a tool's reader can be told of.
 
 At each of some rates a few programs connect to themselves for a while; what was told and what was lost must
 come to what happened. The highest rate at which nothing was lost is what keeps up. Run as root from the
@@ -21,7 +21,6 @@ from harness.netns import Netns, netns
 from harness.polling import settled
 from harness.tool import Tool
 
-import tests.soak  # noqa: F401  # first: it makes the truth suite's parts importable
 from tests.bench.table import table
 from tests.soak.journald import StandIn
 
