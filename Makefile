@@ -54,7 +54,7 @@ docs: $(VENV)/dev
 	$(BIN)/python -m tcpmon.events.catalog
 	$(BIN)/python -m grafana.build
 
-# Under QEMU, on other kernels; VM_ARGUMENTS="--kernel 5.10 kernel" for a part of it
+# Under QEMU, on other kernels; VM_ARGUMENTS="kernel --kernel 5.10" for a part of it
 test-vm: $(VENV)/dev
 	deploy/packages.sh vm
 	$(BIN)/python -m tests.vm $(VM_ARGUMENTS)

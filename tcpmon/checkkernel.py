@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import platform
+import subprocess
 import sys
 from dataclasses import asdict
 
@@ -13,25 +13,38 @@ from tcpmon.errors import TcpmonError
 from tcpmon.kernel import btf, loader, probes
 from tcpmon.kernel.probes import Finding
 
-_ROW = "{:<8} {:<15} {:<40} {:<8} {}"
+_ROW = "{:<8} {:<15} {:<8} {}"
 
 
 def run(as_json: bool) -> int:
     """Prints the table, or JSON; 0 if all three tracers can run."""
     loader.see_tracefs()
-    problems = [] if importlib.util.find_spec("bcc") else ["bcc cannot be imported; " + loader.BCC_HINT]
+    problems = _problems_of_bcc()
     findings: list[Finding] = []
     try:
         privileges.require()
         findings = probes.survey(btf.load())
-        probes.choose(findings)
     except TcpmonError as error:
         problems.append(f"{error.message}; {error.hint}")
+    try:
+        if findings:
+            probes.choose(findings)
+    except TcpmonError as error:
+        problems.append(error.message)
     if as_json:
         print(json.dumps(_report(findings, problems), indent=2))
     else:
         _print_table(findings, problems)
     return 1 if problems else 0
+
+
+def _problems_of_bcc() -> list[str]:
+    """Found by importing it, in another process: it brings LLVM along."""
+    done = subprocess.run([sys.executable, "-I", "-c", "import bcc"], stderr=subprocess.PIPE, text=True)
+    if not done.returncode:
+        return []
+    last = done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
+    return [f"bcc cannot be imported ({last}); {loader.BCC_HINT}"]
 
 
 def _report(findings: list[Finding], problems: list[str]) -> dict[str, object]:
@@ -45,12 +58,12 @@ def _report(findings: list[Finding], problems: list[str]) -> dict[str, object]:
 
 def _print_table(findings: list[Finding], problems: list[str]) -> None:
     print(f"Linux {platform.release()} {platform.machine()}\n")
-    print(_ROW.format("EVENT", "MECHANISM", "FUNCTIONS", "STATUS", "WHY NOT"))
+    print(_ROW.format("EVENT", "MECHANISM", "STATUS", "FUNCTIONS, OR WHY NOT"))
     for finding in findings:
         status = "chosen" if finding.chosen else "missing" if finding.problem else "works"
-        row = (finding.event, finding.mechanism, ", ".join(finding.functions), status, finding.problem or "")
-        print(_ROW.format(*row).rstrip())
-    print()
+        told = finding.problem or ", ".join(finding.functions)
+        print(_ROW.format(finding.event, finding.mechanism, status, told))
+    print("\nstate: changes of a socket's state, which serve connect, accept and close alike.")
     if not problems:
         print("connect, accept and close can be traced.")
     for problem in problems:

@@ -12,24 +12,23 @@ from importlib import import_module
 
 from tcpmon import __version__, events
 from tcpmon.config import DEFAULT_PATH
-from tcpmon.errors import ConfigError, TcpmonError
+from tcpmon.errors import ConfigError, OutputError, TcpmonError
 from tcpmon.service import log
 from tcpmon.tools import TOOLS
 
 _CONFIG_HELP = f"configuration file (default: {DEFAULT_PATH} if it is there, else built-in defaults)"
-# For tests on kernels that offer several: EVENT=MECHANISM
-_FORCE_HELP = argparse.SUPPRESS
+_FORCE_HELP = "trace connect or accept this way and no other, of those that check-kernel lists; repeatable"
 # Of writing to stdout, which is all that verbs but `run` write to
 _OUTPUT_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a verb and ends the process: 0, 1 on an operator's error, 2 on bad usage."""
-    given = sys.argv[1:] if arguments is None else arguments
-    parsed = parser(*given[:1]).parse_args(given)
-    log.begin()
-    verb: Callable[[argparse.Namespace], int] = parsed.verb
+    verb: Callable[[argparse.Namespace], int] | None = None
     try:
+        parsed = _parsed(sys.argv[1:] if arguments is None else arguments)
+        log.begin()
+        verb = parsed.verb
         status = verb(parsed)
         _flush()
     except TcpmonError as error:
@@ -47,10 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.errno not in _OUTPUT_FULL or verb is _run:
             raise
         _write_no_more()
-        reason = (error.strerror or str(error)).lower()
-        print(f"{log.prefix(logging.ERROR)}the output cannot be written: {reason}", file=sys.stderr)
+        told = OutputError(error)
+        print(f"{log.prefix(logging.ERROR)}{told.message}\nhint: {told.hint}", file=sys.stderr)
         status = 1
     sys.exit(status)
+
+
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    try:
+        parsed, unknown = parser(*given[:1]).parse_known_args(given)
+        if unknown:
+            parsed.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed
+    finally:
+        _flush()  # what --help and --version print
 
 
 def _flush() -> None:
@@ -94,6 +103,8 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
     logged = verbs.add_parser(events.NAME, help=events.SUMMARY)
     if verb == events.NAME:
         _add_events(logged)
+    for one in verbs.choices.values():
+        one.set_defaults(parser=one)
     return parser
 
 
@@ -131,7 +142,8 @@ def _forced(text: str) -> tuple[str, str]:
 
     event, _, mechanism = text.partition("=")
     if mechanism not in MECHANISMS.get(event, {}):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of EVENT=MECHANISM")
+        known = ", ".join(f"{event}={name}" for event, names in MECHANISMS.items() for name in names)
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {known}")
     return event, mechanism
 
 

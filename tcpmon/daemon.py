@@ -109,6 +109,7 @@ class Daemon:
         """Answers scrapes on listening sockets, which it owns, until a signal says to end."""
         server = Server(sockets, self.routes(), self._guard)
         server.start()
+        self._folder.keep_by(self._status.config.metrics)
         self._put_in_force()
         for bound in sockets:
             log.info("ready, serving %s://%s/metrics", self._guard.scheme, name_of(bound))
@@ -131,7 +132,7 @@ class Daemon:
 
     def _metrics(self, headers: Mapping[str, str]) -> Response:
         content_type, body = self._scraper.scrape(headers.get("Accept") or "", self._status)
-        return Response(200, content_type, body)
+        return Response(200, content_type, body, {"Vary": "Accept, Accept-Encoding"})
 
     def _wait(self, pulse: Pulse) -> None:
         """Handles signals until one says to end."""
@@ -162,13 +163,11 @@ class Daemon:
         )
 
     def _put_in_force(self) -> None:
-        """What of the configuration runs in threads."""
-        config = self._status.config
-        if config.events.journal:
+        """What of the configuration does not wait for scrapes."""
+        if self._status.config.events.journal:
             self._journal.start()
         else:
             self._journal.stop()
-        self._folder.keep_for(config.metrics.series_ttl)
 
     def _map_problem(self, path: str) -> str | None:
         """As at the start, but for the maps in use: those may be out of reach without privilege."""
@@ -185,14 +184,16 @@ class Daemon:
                 log.warning("%s cannot change while running: it keeps its value until a restart", key)
             new = configuration.with_restart_only_of(old, new)
             web = webconfig.load(new.web_config)
-            control.apply(self._loaded.tables, new, *telling(new))
-        except TcpmonError as error:
+            with self._folder.still():
+                control.apply(self._loaded.tables, new, *telling(new))
+                self._status = Status(new, reload_ok=True, reload_timestamp=time.time())
+                self._folder.keep_by(new.metrics)
+        except (TcpmonError, OSError) as error:
             self._status = replace(self._status, reload_ok=False)
-            for line in (*error.message.splitlines(), "the configuration in force is unchanged"):
+            for line in (*str(error).splitlines(), "the configuration in force is unchanged"):
                 log.error("%s", line)
             return
         set_log_level(new)
         self._guard.put(web)
-        self._status = Status(new, reload_ok=True, reload_timestamp=time.time())
         self._put_in_force()
         log.info("configuration reloaded")

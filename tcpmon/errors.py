@@ -22,6 +22,14 @@ class ListenError(TcpmonError):
     """An address of `listen` cannot be bound."""
 
 
+class OutputError(TcpmonError):
+    """What stdout goes to takes no more."""
+
+    def __init__(self, error: OSError) -> None:
+        reason = (error.strerror or str(error)).lower()
+        super().__init__(f"the output cannot be written: {reason}", "make room, or write elsewhere")
+
+
 @dataclass(frozen=True)
 class Fault:
     """One complaint about a configuration file. `line` and `column` count from 1; 0 means the whole file."""

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 USER = "tcpmon"
 _CAP_SETPCAP, _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 8, 21, 38, 39
+_NEEDED = {"CAP_BPF": _CAP_BPF, "CAP_PERFMON": _CAP_PERFMON, "CAP_SYS_ADMIN": _CAP_SYS_ADMIN}
 _LAST_POSSIBLE_CAP = 63
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 8, 24, 38
 _VERSION_3 = 0x20080522
@@ -31,15 +32,19 @@ class _Data(ct.Structure):
 
 def require() -> None:
     """KernelError unless this process may load and attach BPF programs."""
-    held = _capabilities()[0]
-    needed = {"CAP_BPF": _CAP_BPF, "CAP_PERFMON": _CAP_PERFMON}
-    missing = [name for name, number in needed.items() if not held & (1 << number | 1 << _CAP_SYS_ADMIN)]
-    if missing:
+    if lacking := missing("CAP_BPF", "CAP_PERFMON"):
         who = "not root, and without" if os.geteuid() else "root without"
         raise KernelError(
-            f"too little privilege to trace: {who} {' and '.join(missing)}",
-            "run as root; a service needs CAP_BPF and CAP_PERFMON, for kprobes or tracepoints CAP_SYS_ADMIN",
+            f"too little privilege to trace: {who} {' and '.join(lacking)}",
+            "run as root; a service needs CAP_BPF and CAP_PERFMON, for kprobes or tracepoints CAP_SYS_ADMIN, "
+            "and CAP_DAC_READ_SEARCH to find these",
         )
+
+
+def missing(*names: str) -> list[str]:
+    """Of some capabilities those that this process does not have; CAP_SYS_ADMIN stands for all of them."""
+    held = _capabilities()[0]
+    return [name for name in names if not held & (1 << _NEEDED[name] | 1 << _CAP_SYS_ADMIN)]
 
 
 def drop(still_works: Callable[[], object]) -> None:

@@ -15,7 +15,7 @@ static __always_inline struct series *find_or_add_series(struct series_key *key)
 	return series.lookup(key); // ours, or that of a CPU that was faster
 }
 
-// Whether a label set is being folded into _other: from then on nothing is born for it.
+// Whether a label set is being folded: from then on nothing is born for it.
 static __always_inline bool is_leaving(struct series_key *key) {
 	u32 zero = 0;
 	void *names = leaving_now.lookup(&zero);

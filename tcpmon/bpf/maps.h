@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-// The tables. All of them are allocated up front: an insert then fails only where the table is full, and
-// tracing programs may not allocate on kernels before 6.1.
+// The tables. What programs write is allocated up front: an insert then fails only where the table is full,
+// and tracing programs may not allocate on kernels before 6.1.
 
 BPF_HASH(series, struct series_key, struct series, MAX_SERIES + 1);
 BPF_ARRAY(empty_series, struct series, 1);
-BPF_HASH(leaving, struct series_key, u8, LEAVING); // label sets that are being folded into _other
+BPF_HASH(leaving, struct series_key, u8, LEAVING); // label sets that are being folded
 BPF_ARRAY_OF_MAPS(leaving_now, "leaving", 2);      // [0]: `leaving` while in force; [1]: kernel/quiescence.py
-BPF_ARRAY(folded, struct series, 2);
+BPF_F_TABLE("hash", struct series_key, struct series, folded, MAX_SERIES + 1, BPF_F_NO_PREALLOC);
 BPF_ARRAY(fold, struct fold, 1);
 BPF_HASH(connections, struct sock *, struct connection, MAX_TRACKED);
 BPF_HASH(connect_calls, u32, struct connect_call, 32768);

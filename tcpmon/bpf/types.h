@@ -54,12 +54,13 @@ struct series {
 	u64 accept_wait[ACCEPT_WAIT_SLOTS];
 };
 
-// How the folding of idle label sets into _other stands: user space's own (metrics/folding.py), and here so
-// that the next daemon goes on from it.
+// How the folding of idle label sets stands: user space's own (metrics/folding.py), and here so that the next
+// daemon goes on from it.
 struct fold {
-	u64 sum;        // which entry of `folded` is in force
-	u64 deleting;   // what `leaving` names is in that sum already
-	u64 label_sets; // that were folded since counting began
+	struct series_key target; // whose entry in `folded` is to become `sum`
+	u64 deleting;             // what `leaving` names is in the sum already
+	u64 label_sets;           // that went into _other since counting began
+	struct series sum;
 };
 
 enum phase {

@@ -47,6 +47,8 @@ DEFAULT_PATH = "/etc/tcpmon/tcpmon.yaml"
 
 def find(given: str | None) -> str | None:
     """The file to be read: `given`, else DEFAULT_PATH if it is there, or may be; else None."""
+    if given == "":
+        raise ConfigError([Fault("--config", 0, 0, "", "the file's name is empty")])
     if given is not None:
         return given
     try:

@@ -118,6 +118,8 @@ def _netns(node: Node, world: World) -> int:
     if process:
         missing = f"no process {process[1]} is running that tcpmon may see"
         return _inum(node, f"{world.proc}/{process[1]}/ns/net", missing)
+    if name.startswith("pid:"):
+        raise node.bad("behind pid: stands the number of a process")
     if name.startswith("/"):
         return _inum(node, name, "no such file")
     if "/" in name or name in (".", ".."):

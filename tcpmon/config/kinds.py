@@ -128,7 +128,7 @@ def subset(*names: str, low: int = 0) -> Kind:
             seen.add(name)
             return name
 
-        chosen = collect(parse_one, list_items(node, f"a list of {', '.join(names)}", low, len(names) * 2))
+        chosen = collect(parse_one, list_items(node, f"a list of {', '.join(names)}", low, len(names)))
         return tuple(name for name in names if name in chosen)
 
     schema: Schema = {"type": "array", "items": member.schema, "uniqueItems": True, "minItems": low}
@@ -136,7 +136,7 @@ def subset(*names: str, low: int = 0) -> Kind:
 
 
 def _address(node: Node, _: World) -> Address:
-    what = "address:port such as 127.0.0.1:19317, or [::]:19317 for all addresses"
+    what = 'address:port such as 127.0.0.1:19317, or "[::]:19317" for all addresses'
     text = parse_text(node, what)
     match = _LISTEN.fullmatch(text)
     if not match or text.startswith(":"):
@@ -191,7 +191,12 @@ def optional_path(node: Node, _: World) -> str | None:
 
 def _beside(node: Node, world: World) -> str | None:
     path = optional_path(node, world)
-    return None if path is None else os.path.join(os.path.dirname(node.path), path)
+    if path is None:
+        return None
+    path = os.path.join(os.path.dirname(node.path), path)
+    if "\0" not in path and not os.path.lexists(path):  # all else is told by who reads it
+        raise node.bad("no such file")
+    return path
 
 
 FILE = Kind(

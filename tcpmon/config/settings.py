@@ -140,7 +140,8 @@ SETTINGS = {
             LISTEN,
             "127.0.0.1:19317",
             "Where HTTP is served. IPv6 addresses stand in brackets and the whole in quotes; "
-            '`"[::]:19317"` is every address of the machine. Port 0 takes any free port.',
+            '`"[::]:19317"` is every address of the machine, `localhost` is 127.0.0.1. Port 0 takes any free '
+            "port.",
             restart_only=True,
         ),
         Setting(

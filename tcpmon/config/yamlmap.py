@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -140,18 +142,28 @@ def _did_you_mean(name: str, names: Collection[str], elsewhere: Collection[str])
 def read(path: str) -> Node:
     """The file's top-level node, a mapping or null. Raises ConfigError."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = contents(path)
     except FileNotFoundError:
         raise ConfigError([Fault(path, 0, 0, "", "no such file")]) from None
-    except IsADirectoryError:
-        raise ConfigError([Fault(path, 0, 0, "", "is a directory")]) from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError([Fault(path, 0, 0, "", f"cannot be read: {why}")]) from None
+    except OSError as error:
+        raise ConfigError([Fault(path, 0, 0, "", f"cannot be read: {error.strerror}")]) from None
+    except ValueError as error:
+        raise ConfigError([Fault(path, 0, 0, "", str(error))]) from None
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError([Fault(path, 0, 0, "", f"is larger than {MAX_FILE_BYTES >> 20} MiB")])
     return parse(data, path)
+
+
+def contents(path: str) -> bytes:
+    """Of a regular file, at most one byte more than there may be. Never waits, as opening a pipe would.
+    OSError; ValueError where it is none, or where there is a zero byte in the path."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(number).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(number)
+        raise ValueError("is a directory" if stat.S_ISDIR(mode) else "is not a regular file")
+    with open(number, "rb") as file:
+        return file.read(MAX_FILE_BYTES + 1)
 
 
 def parse(data: bytes, path: str) -> Node:
@@ -210,6 +222,8 @@ def _syntax_fault(error: yaml.YAMLError, text: str, path: str) -> Fault:
     lines = text.splitlines()
     source = lines[line - 1] if 0 < line <= len(lines) else ""
     hint = '; write IPv6 addresses in quotes: "::1", "[::]:19317"' if _UNQUOTED_IPV6.search(source) else ""
+    if source[column - 1 : column] == "\t":
+        hint = "; it is a tab: YAML indents with spaces"
     return Fault(path, line, column, "", f"not YAML: {error.problem}{context}{hint}")
 
 

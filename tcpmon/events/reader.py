@@ -22,6 +22,7 @@ FOLDERS = ("/run/log/journal", "/var/log/journal")
 _LATE_US = 60 * SECOND_US
 _MEMBERS_HINT = "run it as root, or as a member of the group systemd-journal"
 _ABSENT_HINT = "systemd-journald keeps it; --directory names another place"
+_DIRECTORY_HINT = "--directory names one of journal files, such as a host's under /var/log/journal/remote"
 
 
 @dataclass(frozen=True)
@@ -159,16 +160,18 @@ def _wanted(name: str, value: object) -> bytes:
 
 def _open(directory: str | None) -> _Bytes:
     if directory is None:
-        _require_files([Path(folder) for folder in FOLDERS], "*/system*.journal")
+        _require_files([Path(folder) for folder in FOLDERS], _ABSENT_HINT, "*/system*.journal")
     else:
-        _require_files([Path(directory)], "*.journal", "*/*.journal")
+        if not Path(directory).is_dir():
+            raise TcpmonError(f"{directory} is no directory", _DIRECTORY_HINT)
+        _require_files([Path(directory)], _DIRECTORY_HINT, "*.journal", "*/*.journal")
     try:
         return _Bytes(path=directory)
     except OSError as error:
         raise _unreadable(error) from None
 
 
-def _require_files(folders: Sequence[Path], *patterns: str) -> None:
+def _require_files(folders: Sequence[Path], hint: str, *patterns: str) -> None:
     """libsystemd leaves out in silence what it may not read."""
     there = [folder for folder in folders if folder.is_dir()]
     files = [path for folder in there for pattern in patterns for path in folder.glob(pattern)]
@@ -176,7 +179,7 @@ def _require_files(folders: Sequence[Path], *patterns: str) -> None:
         if not os.access(path, os.R_OK):
             raise TcpmonError(f"{path} may not be read", _MEMBERS_HINT)
     if not files:
-        raise TcpmonError(f"no journal in {' or '.join(map(str, folders))}", _ABSENT_HINT)
+        raise TcpmonError(f"no journal in {' or '.join(map(str, folders))}", hint)
 
 
 def _unreadable(error: OSError) -> TcpmonError:

@@ -69,6 +69,8 @@ def problem(parsed: argparse.Namespace) -> str:
     """What is wrong with options given together, or nothing."""
     if parsed.follow and parsed.until is not None:
         return "-f and --until exclude each other"
+    if None not in (parsed.since, parsed.until) and parsed.since > parsed.until:
+        return "--since is later than --until"
     return ""
 
 
@@ -133,7 +135,7 @@ VERB = Verb(
             "-S",
             "--since",
             'Only what happened then or later: "2026-11-21 10:00", "10:00", "-1h", "2 days ago", "today", '
-            '"yesterday" and the like, see `systemd.time`(7).',
+            '"yesterday" and the like, as `systemd.time`(7) has it (but for weekdays and zones).',
             "TIME",
             _time,
         ),

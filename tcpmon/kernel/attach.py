@@ -13,6 +13,7 @@ import platform
 import struct
 from pathlib import Path
 
+from tcpmon import privileges
 from tcpmon.errors import KernelError
 from tcpmon.kernel import btf, libbpf
 
@@ -98,12 +99,12 @@ def function_id(kind: str, function: str, types: btf.Btf) -> int:
 
 def _reason(kind: str, error: OSError | KernelError) -> str:
     if isinstance(error, KernelError):
-        return error.message
+        return "; ".join(filter(None, (error.message, error.hint)))
     name = errno.errorcode.get(error.errno or 0, "?")
-    if error.errno == errno.EPERM and os.geteuid() != 0:
-        return (
-            f"{name}: needs more capabilities (CAP_BPF, CAP_PERFMON; kprobes and tracepoints CAP_SYS_ADMIN)"
-        )
+    by_perf = kind in (TRACEPOINT, KPROBE, KRETPROBE)
+    missing = privileges.missing("CAP_BPF", "CAP_PERFMON", *(["CAP_SYS_ADMIN"] if by_perf else []))
+    if error.errno in (errno.EPERM, errno.EACCES) and missing:
+        return f"{name}: grant {' and '.join(missing)}, or run as root"
     return f"the kernel refuses {kind} ({name})"
 
 

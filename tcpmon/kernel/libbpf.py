@@ -128,6 +128,8 @@ def keys(fd: int, key_size: int) -> Iterator[bytes]:
         if previous == current:
             return
         yield current
+    if ct.get_errno() != errno.ENOENT:
+        _check(-1, "listing the keys of a BPF map")
 
 
 def read_batches(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -191,7 +193,10 @@ def pinned_map_problem(path: str) -> str | None:
     """What is wrong with a map pinned by others for use as a filter (a hash, 8-byte keys); else None."""
     fd = library().bpf_obj_get(os.fsencode(path))
     if fd < 0:
-        return f"cannot be opened as a pinned BPF map ({os.strerror(ct.get_errno())})"
+        why = os.strerror(ct.get_errno())
+        return (
+            f"cannot be opened as a pinned BPF map ({why}); those are on a BPF file system, as /sys/fs/bpf is"
+        )
     try:
         info = _MapInfo()
         size = ct.c_uint32(ct.sizeof(info))

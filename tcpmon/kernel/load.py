@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +25,8 @@ _TIMEOUT_SECONDS = 270  # a compile takes a second, under emulation minutes; the
 MAX_FDS = 253
 _MAX_ANSWER_BYTES = 1 << 20
 _NO_MEMORY = "Cannot allocate memory"  # as libbpf says it of a map
-_MEMORY_HINT = "is there memory (MemoryMax=)? The compiler takes 130 MB, the tables with the defaults 61 MB"
+_MEMORY_HINT = "is there memory (MemoryMax=)? The compiler takes 130 MB, the tables with the defaults 62 MB"
+_DEATH_HINT = "`tcpmon check-kernel` may tell more; else please report it"
 ROOM_HINT = "make room in /tmp, or name another folder by TMPDIR"
 
 
@@ -98,7 +100,8 @@ class Loader:
         said = self._output.read().decode(errors="replace")
         self._output.close()
         if not data:
-            raise KernelError(_death(status, said), _MEMORY_HINT)
+            short = status == -signal.SIGKILL or any(map(said.__contains__, (_NO_MEMORY, "MemoryError")))
+            raise KernelError(_death(status, said), _MEMORY_HINT if short else _DEATH_HINT)
         answer: dict[str, Any] = json.loads(data)
         if "error" in answer and (line := _line_with(_NO_MEMORY, said)):
             raise KernelError(f"the kernel has no memory for the BPF module ({line})", _MEMORY_HINT)

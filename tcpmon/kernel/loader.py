@@ -143,7 +143,7 @@ def see_tracefs() -> None:
 def _import_bcc() -> Any:
     try:
         import bcc
-    except ImportError as error:
+    except (ImportError, OSError, AttributeError) as error:  # it, or the library that it binds
         raise KernelError(f"bcc cannot be imported ({error})", BCC_HINT) from None
     return bcc
 

@@ -140,7 +140,7 @@ def survey(
         for name, probes in mechanisms.items():
             if first_only and (choice or name) != name:
                 continue
-            certain = first_only and name == (choice or list(mechanisms)[-1])
+            certain = first_only and name == list(mechanisms)[-1]
             present = _present(probes, types)
             finding = _finding(event, name, present, None if certain else _problem(present, types))
             choice = choice or (None if finding.problem else name)
@@ -156,7 +156,7 @@ def choose(findings: list[Finding]) -> list[Finding]:
             reasons = "; ".join(f"{f.mechanism}: {f.problem}" for f in of_event if f.problem)
             raise KernelError(
                 f"this kernel offers no way to trace {event} ({reasons})",
-                "run as root; `tcpmon check-kernel` shows more",
+                "run as root; `tcpmon check-kernel` shows all that was tried",
             )
     return [finding for finding in findings if finding.chosen]
 

@@ -47,7 +47,8 @@ REASON_MEANINGS = {
 }
 _STAGES = {
     "connection_table": "not followed, and not counted at all: `connections.max_tracked` are open",
-    "connect_table": "more than 32,768 threads in connect(): a failure may lack its reason",
+    "connect_table": "more than 32,768 threads in connect(): a failure without a SYN is not counted, "
+    "another may lack its reason",
     "series_table": "the counters of a connection could not be found",
     "kernel_read": "memory of the kernel that could not be read",
     "rate_limit": "a raw event beyond `events.rate_limit`; counted all the same",

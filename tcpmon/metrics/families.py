@@ -77,7 +77,7 @@ FAMILIES: tuple[Family | Histogram, ...] = (
     Family(
         "tcpmon_connect_attempts",
         "counter",
-        "Connects that reached TCP, whatever came of them.",
+        "Connects of TCP sockets, whatever came of them; also those that were denied before TCP.",
         (Sample((), Field("attempts"), None, CLIENT),),
         "topk(5, sum by (comm) (rate(tcpmon_connect_attempts_total[5m])))",
     ),

@@ -62,7 +62,8 @@ class Observer:
 
     def look(self, status: Status) -> Overview:
         uptime = time.monotonic() - self._start
-        found = self._folding.rows()
+        series, folded = self._folding.rows()
+        found = [*series, *folded]
         labels = status.config.metrics.labels
         merged = snapshot.merge(found, {key: snapshot.label_values(key, labels) for key, _ in found})
         read = ((of, self._values(numbers)) for of, numbers in merged.items())
@@ -75,7 +76,7 @@ class Observer:
             probes=selfmetrics.probe_rows(self._loaded.probes),
             losses=selfmetrics.lost(counters, selfmetrics.program_infos(self._loaded), self._journal),
             counters=counters,
-            series=snapshot.named(found),
+            series=snapshot.named(series),
             netns={str(inum): name for inum, name in netns.names().items()},
             label_sets=len(all_rows),
             total=total(of_row for _labels, of_row in all_rows),

@@ -18,7 +18,9 @@ from tcpmon.metrics.folding import Folding
 from tcpmon.metrics.prefixes import Prefixes
 
 _Encoder = Callable[[CollectorRegistry], bytes]
-_VERSION = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){0,2}")
+# Of both formats, as Prometheus asks for them: what is older we write anew
+_VERSIONS = ("0.0.1", "0.0.4", "1.0.0")
+_NEVER = re.compile(r"0(\.0{0,3})?")
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,16 @@ def bounds(config: Config) -> Mapping[str, tuple[float, ...]]:
 
 
 def acceptable(accept: str) -> str:
-    """Of an Accept header the elements whose version, if they have one, is a version: over others
-    prometheus_client trips (0.26), and it would repeat them in the answer's Content-Type."""
-    return ",".join(element for element in accept.split(",") if all(map(_is_version, element.split(";"))))
+    """Of an Accept header the elements that are wanted, and in a version that is written here, if they name
+    one. Others prometheus_client (0.26) would promise in the Content-Type; or it trips over them."""
+    return ",".join(element for element in accept.split(",") if all(map(_is_written, element.split(";"))))
 
 
-def _is_version(parameter: str) -> bool:
+def _is_written(parameter: str) -> bool:
     name, _, value = parameter.strip().partition("=")
-    return name != "version" or bool(_VERSION.fullmatch(value))
+    if name == "q":
+        return not _NEVER.fullmatch(value)
+    return name != "version" or value in _VERSIONS
 
 
 class Scraper:
@@ -71,12 +75,13 @@ class Scraper:
 
     def _body(self, encoder: _Encoder, openmetrics: bool, status: Status) -> Iterator[bytes]:
         started = time.monotonic()
-        found = self._folding.rows()
+        series, folded = self._folding.rows()
+        found = [*series, *folded]
         labels = status.config.metrics.labels
         merged = snapshot.merge(found, self._prefixes.of({key for key, _ in found}, labels))
         yield from self._exposition.render(merged.items(), labels, openmetrics)
         state = selfmetrics.State(
-            series=snapshot.named(found),
+            series=snapshot.named(series),
             series_folded=self._folding.label_sets,
             series_limit=status.config.metrics.max_series,
             tracked_limit=status.config.connections.max_tracked,

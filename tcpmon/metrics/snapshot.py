@@ -6,7 +6,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 from tcpmon.kernel import libbpf
 from tcpmon.kernel.load import Table
@@ -65,7 +65,7 @@ def label_set(key: bytes) -> LabelSet:
     if kind == _OTHER_KIND:
         return LabelSet(OTHER, OTHER, OTHER)
     name = comm_text(comm.partition(b"\0")[0])
-    # 0 is no namespace's number and no service's port: that label was not in force
+    # 0 is no namespace's number, and no service's port but for who tries that: the label was not in force
     return LabelSet(name, str(netns) if netns else "", str(port) if port else "")
 
 
@@ -85,14 +85,23 @@ def label_values(key: bytes, labels: Sequence[str]) -> tuple[str, ...]:
     return tuple([getattr(of, label) for label in labels])
 
 
+def key_by(key: bytes, labels: Sequence[str]) -> bytes:
+    """What is left of a label set's key by the labels in force: that of the label set it is written under."""
+    comm, netns, port, kind = _KEY.unpack(key)
+    return _KEY.pack(
+        comm if "comm" in labels else b"",
+        netns if "netns" in labels else 0,
+        port if "port" in labels else 0,
+        kind,
+    )
+
+
 def merge(found: Iterable[Row], names: Mapping[bytes, Name]) -> Mapping[Name, Numbers]:
     """Rows by the names that their keys go by, in the names' order: those of one name are added up."""
-    merged: dict[Name, Numbers | None] = dict.fromkeys(names.values())
+    merged: dict[Name, list[Numbers]] = {name: [] for name in names.values()}
     for key, numbers in found:
-        name = names[key]
-        before = merged[name]
-        merged[name] = numbers if before is None else added((before, numbers))
-    return cast("Mapping[Name, Numbers]", merged)  # a name is some row's
+        merged[names[key]].append(numbers)
+    return {name: rows[0] if len(rows) == 1 else added(rows) for name, rows in merged.items()}
 
 
 def named(found: Iterable[Row]) -> int:

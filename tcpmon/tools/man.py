@@ -29,7 +29,8 @@ _DESCRIPTION = (
 )
 _PRIVILEGE = (
     "Root, or CAP_BPF and CAP_PERFMON; where the kernel offers nothing better than kprobes or system call "
-    "tracepoints for an event, CAP_SYS_ADMIN. `tcpmon check-kernel` tells which."
+    "tracepoints for an event, also CAP_SYS_ADMIN, and for tracepoints CAP_DAC_READ_SEARCH. `tcpmon "
+    "check-kernel` tells which. `tcpconnect -d` takes CAP_NET_RAW."
 )
 _FILES = (
     ("/etc/tcpmon/tcpmon.yaml", "The configuration of `run`, if no other is given."),

@@ -40,7 +40,9 @@ class Example:
 
 def whole(what: str, low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and low <= int(text[:20]) <= high):
+        if not (text.isascii() and text.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number; {what} run from {low} to {high}")
+        if not low <= int(text[:20]) <= high:
             raise argparse.ArgumentTypeError(f"{text!r}: {what} run from {low} to {high}")
         return int(text)
 
@@ -59,7 +61,7 @@ PID = Option("-p", "--pid", "Only this process.", "PID", whole("process ids", 1,
 NETNS = Option(
     "-N",
     "--netns",
-    "Only this network namespace, by its inum (`readlink /proc/self/ns/net`).",
+    "Only this network namespace, by its inum (`stat -L -c %i /proc/self/ns/net`).",
     "NETNS",
     whole("namespaces", 1, MAX_INUM),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from tcpmon.errors import TcpmonError
+from tcpmon.errors import OutputError
 
 STDOUT = 1
 
@@ -22,4 +22,4 @@ def write(text: bytes) -> None:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise TcpmonError(f"stdout cannot be written to: {error.strerror}") from None
+            raise OutputError(error) from None

@@ -95,9 +95,12 @@ def own(values: dict[str, float]) -> dict[str, float]:
 
 
 def test_text_is_the_default(busy: Daemon) -> None:
-    for accept in ({}, {"Accept": "*/*"}, {"Accept": "text/plain"}, {"Accept": "nonsense"}):
-        answer = Answer(busy, **accept)
+    """Also for who wants a version of OpenMetrics that is not written here, or none."""
+    others = ("*/*", "text/plain", "nonsense", "application/openmetrics-text;version=2.0.0")
+    for accept in (None, *others, "application/openmetrics-text;version=1.0.0;q=0,text/plain;q=0.5"):
+        answer = Answer(busy, **({"Accept": accept} if accept else {}))
         assert answer.status == 200
+        assert answer.headers["Vary"] == "Accept, Accept-Encoding"
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         assert list(parse_text(answer.body.decode()))
 

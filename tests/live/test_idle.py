@@ -27,6 +27,7 @@ from tcpmon.kernel.load import Loaded
 from tcpmon.metrics.families import Field
 from tcpmon.metrics.folding import Folding
 from tcpmon.metrics.numbers import number
+from tcpmon.metrics.snapshot import OTHER_KEY
 
 TTL = {"series_ttl": "1s"}
 
@@ -112,6 +113,27 @@ def test_labels_that_are_dropped(start_daemon: Callable[..., Daemon], ns: Netns,
         assert daemon.scrape().series("tcpmon_connects_total") == [({}, 7.0)]
 
 
+def test_label_sets_of_former_labels(start_daemon: Callable[..., Daemon], ns: Netns, comm: str) -> None:
+    """They make room while their names are busy, and no counter of those goes back."""
+    ttl = {"series_ttl": "3s"}
+    daemon = start_daemon(watching(ns, **ttl))
+    with many_ports(ns, comm) as (asking, addresses):
+        ask(asking, connect_to_each, addresses[:50])
+        expect_sum(daemon, both_ends(50))
+        assert daemon.reload(watching(ns, labels=["comm"], **ttl))
+        for done in range(51, 5000):
+            ask(asking, connect, addresses[0])
+            scrape = expect_sum(daemon, both_ends(done))
+            assert scrape.counts(comm=comm).attempts == done
+            assert scrape.counts(comm=comm + ".s").accepts == done
+            if scrape.value("tcpmon_series") == 2:
+                break
+        assert scrape.value("tcpmon_series") == 2
+        assert scrape.value("tcpmon_series_folded_total") == 0
+        scrape = expect_folded(daemon, 2)
+        assert scrape.counts(comm="_other") == scrape.counts() == both_ends(done)
+
+
 def test_the_next_daemon_goes_on_with_what_was_folded(tmp_path: Path, ns: Netns, comm: str) -> None:
     with Manager(tmp_path) as manager, server(ns, comm + ".s") as (_, [port]), client(ns, comm) as asking:
         for turn in range(1, 4):
@@ -174,14 +196,14 @@ def test_traffic_on_the_very_label_sets_that_are_folded(loaded: Loaded, ns: Netn
     attempts, accepts = (number(layout, Field(name)) for name in ("attempts", "accepts"))
 
     def total(of: Folding) -> int:
-        return sum(attempts(row) + accepts(row) for _, row in of.rows())
+        return sum(attempts(row) + accepts(row) for rows in of.rows() for _, row in rows)
 
     folded = 0
     with many_ports(ns, comm) as (asking, addresses), read_on(folding, total) as sums:
         asking.say((connect_round, addresses, 4.0 * PATIENCE))
         end = time.monotonic() + 4.0 * PATIENCE
         while time.monotonic() < end:
-            folded += folding.fold(list(folding.prints()))
+            folded += folding.fold(OTHER_KEY, list(folding.prints()))
         done = asking.hear()
         eventually(lambda: expect_total(total(folding), 2 * done))
     assert folding.label_sets == folded

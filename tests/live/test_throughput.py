@@ -66,10 +66,12 @@ def test_a_crowd(daemon: Daemon, ns: Netns, helpers: Helpers, comm: str) -> None
 
 @pytest.fixture
 def unskipped() -> None:
-    """Not by fexit on a kernel that preempts itself: its limit (README, Kernels)."""
+    """Only by fprobe on a kernel that preempts itself: the others' limit (README, Kernels)."""
     preempts = PREEMPTION.exists() and any(f"({how})" in PREEMPTION.read_text() for how in ("full", "lazy"))
-    if MECHANISM == "fexit" and preempts:
-        pytest.skip("this kernel skips fexit programs for as long as a process is preempted inside one")
+    if MECHANISM in ("fexit", "kretprobe", "tracepoint") and preempts:
+        pytest.skip(
+            "this kernel skips such programs for as long as a process is preempted inside one, or in bpf()"
+        )
 
 
 def raise_file_limit() -> None:

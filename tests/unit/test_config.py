@@ -70,7 +70,7 @@ GOOD = [
     ("listen", '[127.0.0.1:1, "[0:0::1]:1"]', (Address("127.0.0.1", 1), Address("::1", 1))),
     ("web_config", "null", None),
     ("web_config", "~", None),
-    ("web_config", "/etc/tcpmon/web.yml", "/etc/tcpmon/web.yml"),
+    ("web_config", "/etc/passwd", "/etc/passwd"),
     ("filters.pid", "[1, 2, 1]", Selection(include=(1, 2))),
     ("filters.pid", "{exclude: [0x10, 1_000]}", Selection(exclude=(16, 1000))),
     ("filters.pid", "null", Selection()),
@@ -136,7 +136,7 @@ def test_good(tmp_path: Path, world: dict[str, Any], key: str, text: str, value:
 
 # A YAML flow value of a setting, and the fault it gets behind "x.yaml:LINE:COLUMN: KEY: ".
 PORTS = "ports run from 1 to 65535"
-LISTEN = "expected address:port such as 127.0.0.1:19317, or [::]:19317 for all addresses, not "
+LISTEN = 'expected address:port such as 127.0.0.1:19317, or "[::]:19317" for all addresses, not '
 SECONDS = "expected a number of seconds from 0.000001 to 315360000 (+Inf is always there), not "
 BAD = [
     ("listen", "19317", LISTEN + "19317"),
@@ -151,6 +151,7 @@ BAD = [
     ("listen", "'[127.0.0.1]:80'", '"[127.0.0.1]:80": not an IP address before the port'),
     ("listen", "'[fe80::1%eth0]:80'", '"[fe80::1%eth0]:80": not an IP address before the port'),
     ("web_config", "1", "expected a path or null, not 1"),
+    ("web_config", "none.yml", '"none.yml": no such file'),
     ("filters", "[]", "expected a mapping, not a list"),
     ("filters.pid", "7", "expected a list, or a mapping of include and exclude, not 7"),
     ("filters.port", "80-90", 'expected a list, or a mapping of include and exclude, not "80-90"'),
@@ -190,7 +191,7 @@ BAD = [
     ("metrics.buckets.accept_wait", "1", "expected a list of numbers, not 1"),
     ("events.journal", "1", "expected true or false, not 1"),
     ("events.journal", "'false'", 'expected true or false, not "false"'),
-    ("events.types", "[]", "0 entries, expected 1 to 8"),
+    ("events.types", "[]", "0 entries, expected 1 to 4"),
     ("events.rate_limit", "-1", "expected a whole number from 0 to 10000000, not -1"),
     ("events.buffer", "1M", 'expected a size, a number of bytes or such as 512KiB, 1MiB, not "1M"'),
     ("events.buffer", "4095", "4095: sizes run from 4KiB to 1GiB"),
@@ -405,7 +406,11 @@ def test_nothing_said_is_the_defaults(tmp_path: Path, text: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    for path, problem in (("none.yaml", "no such file"), ("", "is a directory"), ("\0", "cannot be read: ")):
+    for path, problem in (
+        ("none.yaml", "no such file"),
+        ("", "is a directory"),
+        ("\0", "embedded null byte"),
+    ):
         with pytest.raises(ConfigError) as error:
             load(f"{tmp_path}/{path}")
         assert error.value.message.startswith(f"{tmp_path}/{path}: {problem}")
@@ -420,6 +425,19 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").symlink_to("x.yaml")
     with pytest.raises(ConfigError, match=r"x\.yaml: cannot be read: Too many levels of symbolic links"):
         load(str(tmp_path / "x.yaml"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match=r"x\.yaml: is not a regular file"):
+        load(str(tmp_path / "x.yaml"))
+
+
+def test_a_tab(tmp_path: Path) -> None:
+    assert faults(tmp_path, "filters:\n\tport: [80]\n") == [
+        "x.yaml:2:1: not YAML: found character that cannot start any token while scanning for the next token"
+        "; it is a tab: YAML indents with spaces"
+    ]
 
 
 def test_a_pinned_map_is_checked(tmp_path: Path) -> None:
@@ -580,7 +598,8 @@ def test_which_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = tmp_path / "tcpmon.yaml"
     monkeypatch.setattr(configuration, "DEFAULT_PATH", str(usual))
     assert configuration.find("other.yaml") == "other.yaml"
-    assert configuration.find("") == ""
+    with pytest.raises(ConfigError, match="the file's name is empty"):
+        configuration.find("")
     assert configuration.find(None) is None
     usual.symlink_to("nothing")  # what does not work must not pass for nothing at all
     assert configuration.find(None) == str(usual)

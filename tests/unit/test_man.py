@@ -75,7 +75,6 @@ def test_the_main_page_has_every_verb() -> None:
     text = formatted("tcpmon.8")
     for verb in ("run [-c FILE]", "check-config [-c FILE]", "check-kernel [--json]", *LISTED):
         assert f"tcpmon {verb}" in text
-    assert "--force" not in text  # for tests only
 
 
 @pytest.mark.parametrize("name", PAGES)

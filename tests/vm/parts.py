@@ -70,7 +70,7 @@ _TRUTH: Mapping[str, tuple[str | tuple[str, ...], ...]] = {
     # The last one: with its label sets, each scrape takes much longer
     "test_idle.py": ("test_traffic_on_the_very_label_sets_that_are_folded",),
 }
-# What `make test-vm` runs besides, in the mechanism that the kernel chooses
+# What `live` runs whole, in the mechanism that the kernel chooses
 REST = (
     "test_accepts.py",
     "test_closes.py",

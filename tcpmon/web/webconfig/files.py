@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
-import stat
 import time
 from collections.abc import Mapping
 
-from tcpmon.config.yamlmap import MAX_FILE_BYTES, Node, printable
+from tcpmon.config.yamlmap import MAX_FILE_BYTES, Node, contents, printable
 from tcpmon.errors import ConfigError, Fault
 
 # A file that changed is read when it has been left alone for this long: not while somebody writes it.
@@ -35,7 +34,7 @@ class Files:
         """The contents. Raises ConfigError, at the place of the value that names the file if there is one."""
         self.seen[path] = stamp(path)
         try:
-            data = _contents(path)
+            data = contents(path)
         except PermissionError:
             problem = f'cannot be read by the user {_user()}; see "The key" in docs/web-config.md'
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
@@ -48,17 +47,6 @@ class Files:
         if named_by:
             raise ConfigError([named_by.fault(f"{printable(path)}: {problem}")])
         raise ConfigError([Fault(path, 0, 0, "", problem)])
-
-
-def _contents(path: str) -> bytes:
-    """At most one byte more than there may be. Never waits, as opening a pipe would."""
-    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    mode = os.fstat(number).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(number)
-        raise ValueError("is a directory" if stat.S_ISDIR(mode) else "is not a regular file")
-    with open(number, "rb") as file:
-        return file.read(MAX_FILE_BYTES + 1)
 
 
 def _user() -> str:

@@ -274,6 +274,7 @@ def test_whatever_is_acceptable(accept: str) -> None:
     for header in (accept, f"application/openmetrics-text;version={accept},text/plain;version={accept}"):
         encoder, content_type = choose_encoder(acceptable(header))
         assert content_type.isprintable()
+        assert re.search(r"version=(0\.0\.4|1\.0\.0);", content_type)
         encoder(CollectorRegistry())
 
 
