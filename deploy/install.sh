@@ -54,6 +54,8 @@ build() {
 	sed "s|/usr/share/tcpmon|$PREFIX/share/tcpmon|" "$source/grafana/provisioning/dashboards/tcpmon.yaml" \
 		>"$stage/grafana.yaml"
 	ln -s "$PREFIX/lib/tcpmon/bin/tcpmon" "$stage/tcpmon"
+	mkdir "$stage/docs"
+	cp -R "$source"/docs/*.md "$source/docs/images" "$stage/docs"
 }
 
 # A service that runs is restarted in the end: it must be able to
@@ -112,6 +114,10 @@ put_files() {
 	put "$source/deploy/completions/bash/tcpmon" "$PREFIX/share/bash-completion/completions/tcpmon"
 	put "$source/deploy/completions/zsh/_tcpmon" "$PREFIX/share/zsh/site-functions/_tcpmon"
 	put "$source/deploy/prometheus" "$PREFIX/share/tcpmon/prometheus"
+	put "$source/config/tcpmon.schema.json" "$PREFIX/share/tcpmon/tcpmon.schema.json"
+	put "$source/config/web.schema.json" "$PREFIX/share/tcpmon/web.schema.json"
+	put "$source/README.md" "$PREFIX/share/doc/tcpmon/README.md"
+	put "$stage/docs" "$PREFIX/share/doc/tcpmon/docs"
 	for example in "$source"/config/web.example.yml "$source"/deploy/systemd/examples/*.conf; do
 		put "$example" "$PREFIX/share/doc/tcpmon/examples/$(basename "$example")"
 	done

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class TcpmonError(Exception):
@@ -50,12 +52,23 @@ MAX_TOLD = 100
 
 
 class ConfigError(TcpmonError):
-    """A configuration file with faults, one line each in `message`: the first MAX_TOLD, and how many more."""
+    """A configuration file with faults, one line each in `message`: the first MAX_TOLD, and how many more.
+    What may be in it is told in `document`, of the folder docs."""
 
-    def __init__(self, faults: list[Fault]) -> None:
-        hint = "see docs/configuration.md; `tcpmon check-config` checks a file"
+    def __init__(self, faults: list[Fault], document: str = "configuration.md") -> None:
+        hint = f"see {_documents() / document}; `tcpmon check-config` checks a file"
         told = [*map(str, faults[:MAX_TOLD])]
         if more := len(faults) - len(told):
             told.append(f"{faults[0].path}: {more} more faults")
         super().__init__("\n".join(told), hint)
         self.faults = faults
+
+
+def _documents() -> Path:
+    """Where the package has them (python's prefix is /usr), or `make install` (PREFIX/lib/tcpmon); else those
+    of the checkout."""
+    prefix = Path(sys.prefix)
+    for root in (prefix, *prefix.parents[1:2]):
+        if (installed := root / "share" / "doc" / "tcpmon" / "docs").is_dir():
+            return installed
+    return Path("docs")

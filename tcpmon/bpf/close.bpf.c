@@ -44,8 +44,8 @@ static __always_inline void on_closed(struct sock *sk, struct connection *conn, 
 	if (conn->phase == PHASE_QUEUED && !conn->accepted) {
 		conn->taken = has_program(sk);
 		conn->closed_ns = now;
-		add_u32(&conn->closed,
-		        1); // a full barrier: either we see `accepted`, or accept() sees closed_ns
+		// On x86 a full barrier: either we see `accepted`, or accept() sees closed_ns
+		add_u32(&conn->closed, 1);
 		if (waits(conn))
 			return;
 	} else if (!is_open(conn)) {

@@ -144,7 +144,8 @@ def shipped_file() -> str:
     """The defaults, a comment above each."""
     lines = [
         "# tcpmon's configuration. Every key is optional, and this file holds the defaults.",
-        "# Reference: docs/configuration.md. Check: tcpmon check-config -c FILE. Reload: SIGHUP.",
+        "# Reference: docs/configuration.md (of the package: in /usr/share/doc/tcpmon).",
+        "# Check: tcpmon check-config -c FILE. Reload: SIGHUP.",
     ]
     for row in _rows():
         indent = "  " * row.key.count(".")

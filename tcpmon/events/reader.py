@@ -21,6 +21,8 @@ FOLDERS = ("/run/log/journal", "/var/log/journal")
 # restarted. So much beyond the last time that is asked for is searched for events of that time.
 _LATE_US = 60 * SECOND_US
 _MEMBERS_HINT = "run it as root, or as a member of the group systemd-journal"
+_SIGNATURE = b"LPKSHHRH"
+_DAMAGE_HINT = "journalctl --verify shows damage"
 _ABSENT_HINT = "systemd-journald keeps it; --directory names another place"
 _DIRECTORY_HINT = "--directory names one of journal files, such as a host's under /var/log/journal/remote"
 
@@ -172,7 +174,7 @@ def _open(directory: str | None) -> _Bytes:
 
 
 def _require_files(folders: Sequence[Path], hint: str, *patterns: str) -> None:
-    """libsystemd leaves out in silence what it may not read."""
+    """libsystemd leaves out in silence what it may not read, or takes for no journal."""
     there = [folder for folder in folders if folder.is_dir()]
     files = [path for folder in there for pattern in patterns for path in folder.glob(pattern)]
     for path in (*there, *files):
@@ -180,7 +182,18 @@ def _require_files(folders: Sequence[Path], hint: str, *patterns: str) -> None:
             raise TcpmonError(f"{path} may not be read", _MEMBERS_HINT)
     if not files:
         raise TcpmonError(f"no journal in {' or '.join(map(str, folders))}", hint)
+    if not any(map(_is_journal, files)):
+        raise TcpmonError(f"{files[0]} is no journal, or damaged", _DAMAGE_HINT)
+
+
+def _is_journal(path: Path) -> bool:
+    """By how it begins: struct Header of systemd's journal-def.h. One that is gone by now was."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_SIGNATURE)) == _SIGNATURE
+    except FileNotFoundError:
+        return True
 
 
 def _unreadable(error: OSError) -> TcpmonError:
-    return TcpmonError(f"the journal cannot be read: {error.strerror}", "journalctl --verify shows damage")
+    return TcpmonError(f"the journal cannot be read: {error.strerror}", _DAMAGE_HINT)

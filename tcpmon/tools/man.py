@@ -35,6 +35,7 @@ _PRIVILEGE = (
 _FILES = (
     ("/etc/tcpmon/tcpmon.yaml", "The configuration of `run`, if no other is given."),
     ("/run/netns", "The names of network namespaces."),
+    ("/usr/share/doc/tcpmon/docs", "The reference of the configuration, the metrics, the runbook and more."),
 )
 _SIGNALS = (
     ("SIGHUP", "`run` reads its configuration again. One with a fault changes nothing."),

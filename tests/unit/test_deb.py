@@ -99,6 +99,10 @@ def test_everything_else_is_where_it_belongs(unpacked: Path) -> None:
     }
     shipped = [*ROOT.glob("grafana/dashboards/*.json"), *ROOT.glob("grafana/provisioning/*/*.yaml")]
     same |= {f"usr/share/tcpmon/{path.relative_to(ROOT)}": str(path.relative_to(ROOT)) for path in shipped}
+    documents = [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/images/*"), ROOT / "README.md"]
+    same |= {
+        f"usr/share/doc/tcpmon/{path.relative_to(ROOT)}": str(path.relative_to(ROOT)) for path in documents
+    }
     for packed, ours in same.items():
         assert (unpacked / packed).read_bytes() == (ROOT / ours).read_bytes(), packed
     for ours in filter(Path.is_file, (ROOT / "deploy" / "prometheus").rglob("*")):

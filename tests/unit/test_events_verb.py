@@ -446,6 +446,14 @@ def test_no_journal(tmp_path: Path, place: str) -> None:
     assert done.stderr == f"tcpmon: {what}\nhint: {hint}\n"
 
 
+def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
+    (tmp_path / "system.journal").write_bytes(bytes(4096))
+    done = run(["-D", str(tmp_path)])
+    assert (done.returncode, done.stdout) == (1, "")
+    damaged = f"{tmp_path}/system.journal is no journal, or damaged"
+    assert done.stderr == f"tcpmon: {damaged}\nhint: journalctl --verify shows damage\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_a_journal_that_may_not_be_read(tmp_path: Path) -> None:
     files = JournalFiles(tmp_path / "journal")

@@ -99,6 +99,10 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
         "usr/local/share/bash-completion/completions/tcpmon",
         "usr/local/share/zsh/site-functions/_tcpmon",
         "usr/local/share/tcpmon/prometheus",
+        "usr/local/share/tcpmon/tcpmon.schema.json",
+        "usr/local/share/tcpmon/web.schema.json",
+        "usr/local/share/doc/tcpmon/README.md",
+        "usr/local/share/doc/tcpmon/docs",
         CONFIG,
         LISTED,
         *pages,
@@ -111,6 +115,9 @@ def test_everything_is_put_and_told(fresh: tuple[Path, str]) -> None:
     ours = ROOT / "deploy" / "prometheus"
     assert content(destination / "usr/local/share/tcpmon/prometheus") == content(ours)
     assert (destination / CONFIG).read_bytes() == (ROOT / "config" / "tcpmon.yaml").read_bytes()
+    for document in (*ROOT.glob("docs/*.md"), *ROOT.glob("docs/images/*")):
+        put = destination / "usr/local/share/doc/tcpmon" / document.relative_to(ROOT)
+        assert put.read_bytes() == document.read_bytes()
     packed = {path.name for path in (destination / "usr/local/lib/tcpmon").rglob("tcpmon/web/page/*")}
     assert packed == {path.name for path in (ROOT / "tcpmon/web/page").iterdir()}
 

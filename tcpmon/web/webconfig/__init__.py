@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tcpmon.errors import ConfigError
 from tcpmon.web.webconfig import read
 from tcpmon.web.webconfig.files import Files, Stamp
 
@@ -41,7 +42,13 @@ def load(path: str | None, files: Files | None = None) -> WebConfig:
     """What the file says; nothing for None. Raises ConfigError with every fault of the file."""
     if path is None:
         return WebConfig()
-    files = files or Files()
+    try:
+        return _load(path, files or Files())
+    except ConfigError as error:
+        raise ConfigError(error.faults, "web-config.md") from None
+
+
+def _load(path: str, files: Files) -> WebConfig:
     seen_at = time.time()
     settings = read.read(path, files)
     tls = None
