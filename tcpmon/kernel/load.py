@@ -25,7 +25,7 @@ _TIMEOUT_SECONDS = 270  # a compile takes a second, under emulation minutes; the
 MAX_FDS = 253
 _MAX_ANSWER_BYTES = 1 << 20
 _NO_MEMORY = "Cannot allocate memory"  # as libbpf says it of a map
-_MEMORY_HINT = "is there memory (MemoryMax=)? The compiler takes 130 MB, the tables with the defaults 62 MB"
+MEMORY_HINT = "is there memory (MemoryMax=)? The compiler takes 130 MB, the tables with the defaults 62 MB"
 _DEATH_HINT = "`tcpmon check-kernel` may tell more; else please report it"
 ROOM_HINT = "make room in /tmp, or name another folder by TMPDIR"
 
@@ -100,11 +100,11 @@ class Loader:
         said = self._output.read().decode(errors="replace")
         self._output.close()
         if not data:
-            short = status == -signal.SIGKILL or any(map(said.__contains__, (_NO_MEMORY, "MemoryError")))
-            raise KernelError(_death(status, said), _MEMORY_HINT if short else _DEATH_HINT)
+            hint = MEMORY_HINT if status == -signal.SIGKILL or lacks_memory(said) else _DEATH_HINT
+            raise KernelError(_death(status, said), hint)
         answer: dict[str, Any] = json.loads(data)
         if "error" in answer and (line := _line_with(_NO_MEMORY, said)):
-            raise KernelError(f"the kernel has no memory for the BPF module ({line})", _MEMORY_HINT)
+            raise KernelError(f"the kernel has no memory for the BPF module ({line})", MEMORY_HINT)
         _pass_on(said, failed="error" in answer)
         if "error" in answer:
             raise KernelError(answer["error"], answer["hint"])
@@ -197,6 +197,11 @@ def _temporary_file() -> IO[bytes]:
         return tempfile.TemporaryFile()  # for as long as the child lives
     except OSError as error:
         raise KernelError(f"a temporary file cannot be made: {error.strerror}", ROOM_HINT) from None
+
+
+def lacks_memory(said: str) -> bool:
+    """As python, the C library and its linker say so."""
+    return any(words in said for words in (_NO_MEMORY, "MemoryError", "failed to map segment"))
 
 
 def _line_with(text: str, said: str) -> str:

@@ -144,7 +144,8 @@ def _import_bcc() -> Any:
     try:
         import bcc
     except (ImportError, OSError, AttributeError) as error:  # it, or the library that it binds
-        raise KernelError(f"bcc cannot be imported ({error})", BCC_HINT) from None
+        hint = load.MEMORY_HINT if load.lacks_memory(str(error)) else BCC_HINT
+        raise KernelError(f"bcc cannot be imported ({error})", hint) from None
     return bcc
 
 
