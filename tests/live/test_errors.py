@@ -204,9 +204,13 @@ def test_bcc_is_missing(config: Path, tmp_path: Path) -> None:
     (tmp_path / "bcc.py").write_text("raise ModuleNotFoundError(\"No module named 'bcc'\", name='bcc')\n")
     config.write_text(f"listen: 127.0.0.1:{free_port()}\n")
     cover = f'mount -t tmpfs none {folder} && cp {tmp_path}/bcc.py {folder}/__init__.py && exec "$@"'
-    done = tcpmon("run", "-c", str(config), wrapper=["unshare", "-m", "sh", "-c", cover, "sh"])
+    wrapper = ["unshare", "-m", "sh", "-c", cover, "sh"]
+    done = tcpmon("run", "-c", str(config), wrapper=wrapper)
     assert_operators_error(done, "bcc")
     assert "python3-bpfcc" in done.stderr
+    done = tcpmon("check-kernel", wrapper=wrapper)
+    assert done.returncode == 1
+    assert "bcc cannot be imported" in done.stderr
 
 
 def test_a_module_in_the_working_directory_is_not_run(tmp_path: Path) -> None:

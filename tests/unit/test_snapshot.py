@@ -194,6 +194,11 @@ def test_rows_of_an_empty_map(make_table: MakeTable) -> None:
     assert snapshot.rows(make_table(HASH, KEY_BYTES, 16, 8)) == []
 
 
+def test_keys_that_cannot_be_listed_are_no_end() -> None:
+    with pytest.raises(OSError, match="listing the keys of a BPF map: Bad file descriptor"):
+        list(libbpf.keys(-1, KEY_BYTES))
+
+
 @needs_root
 def test_counters_are_summed_over_all_cpus(make_table: MakeTable) -> None:
     """A connection may be born on one CPU and end on another: one CPU's `tracked` can be negative."""
