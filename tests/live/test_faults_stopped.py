@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness.daemon import Daemon
+from harness.daemon import SCRAPE_S, Daemon
 from harness.helpers import Helpers
 from harness.metrics import parse
 from harness.netns import Netns
@@ -59,7 +59,7 @@ def test_stopped_under_load(
         ThreadPoolExecutor(1) as asking,
     ):
         with stopped(daemon):
-            answer = asking.submit(daemon.get)
+            answer = asking.submit(daemon.get, patience_s=SCRAPE_S + STOPPED_S)
             count = load(ns, helpers, comm)
         daemon.expect(both_ends(count), ns, comm, port=str(PORT))
         assert parse(answer.result()).counts(comm=comm) == both_ends(count)

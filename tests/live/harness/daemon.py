@@ -82,12 +82,12 @@ class Daemon:
         new.write_text(yaml.safe_dump({"listen": self._listen, **config}))
         new.replace(self.config_path)
 
-    def get(self, path: str = "/metrics", **headers: str) -> str:
+    def get(self, path: str = "/metrics", patience_s: float = SCRAPE_S, **headers: str) -> str:
         """The body of a GET; header names are given with underscores."""
         request = urllib.request.Request(self.url.removesuffix("/metrics") + path)
         for name, value in headers.items():
             request.add_header(name.replace("_", "-"), value)
-        with urllib.request.urlopen(request, timeout=SCRAPE_S) as answer:
+        with urllib.request.urlopen(request, timeout=patience_s) as answer:
             return str(answer.read().decode())
 
     def scrape(self, only: str = "") -> Metrics:

@@ -32,10 +32,10 @@ CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 1 << 2, 1 << 21, 1 <<
 KEPT = CAP_BPF if os.environ.get("TCPMON_VM_MACHINE") == "5.10" else 0
 EXAMPLES = Path("/usr/share/doc/tcpmon/examples")
 TREES = ("etc", "usr", "var", "opt", "run/systemd", "lib/systemd")
-# What any installation changes, whatever is installed
+# What any installation changes, whatever is installed; and systemctl's, where it could ask for a password
 COMMON = re.compile(
     r"^(var/(cache|log|lib/(apt|dpkg|systemd/catalog|systemd/deb-systemd|private)|tmp)|etc/(passwd|group|g?shadow)-?"
-    r"$|etc/\.pwd\.lock$|run/systemd/(units|transient|journal|propagate|inaccessible)|.*__pycache__)"
+    r"$|etc/\.pwd\.lock$|run/systemd/(units|transient|journal|propagate|inaccessible|ask-password)|.*__pycache__)"
 )
 
 
