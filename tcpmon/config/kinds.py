@@ -194,8 +194,12 @@ def _beside(node: Node, world: World) -> str | None:
     if path is None:
         return None
     path = os.path.join(os.path.dirname(node.path), path)
-    if "\0" not in path and not os.path.lexists(path):  # all else is told by who reads it
-        raise node.bad("no such file")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        raise node.bad("no such file") from None
+    except (OSError, ValueError):
+        pass  # told by who reads it
     return path
 
 

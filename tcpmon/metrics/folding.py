@@ -112,7 +112,10 @@ class Folding:
     def _move(self, target: bytes, values: Sequence[Numbers]) -> None:
         """The label sets that `leaving` names, into the target's sum."""
         so_far = libbpf.lookup(self._folded.fd, target, self._folded.value.size)
-        total = snapshot.added([*values, *([so_far] if so_far else [])])
+        if so_far is None:
+            so_far = bytes(self._folded.value.size)
+            libbpf.update(self._folded.fd, target, so_far)  # so that there is room, once that is noted
+        total = snapshot.added([so_far, *values])
         label_sets = self._fold().label_sets + (len(values) if target == OTHER_KEY else 0)
         with self._lock:
             self._turn += 1

@@ -243,6 +243,20 @@ def test_a_kernel_that_refuses_a_step(loaded: Loaded, monkeypatch: pytest.Monkey
     assert steps > 15
 
 
+def test_no_room_for_a_target(loaded: Loaded) -> None:
+    """Nothing is noted then that could not be finished: scrapes go on."""
+    folded = loaded.tables["folded"]
+    for port in range(2 * LEAVING + 1):
+        libbpf.update(folded.fd, raw_key(b"x", 7, port), bytes(folded.value.size))
+    put(loaded, raw_key(b"a", 7, 80), SERVING)
+    label_sets = Folding(loaded.tables)
+    chosen = [one for one in label_sets.prints() if one.key == raw_key(b"a", 7, 80)]
+    with pytest.raises(OSError, match="Argument list too long"):
+        label_sets.fold(NAMED, chosen)
+    assert names(loaded) == {"a"}
+    assert total(loaded) == SERVING
+
+
 def test_a_thread_that_meets_a_refusal_looks_again(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
