@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import time
@@ -56,6 +57,8 @@ def run(
         store.keep(manager, loaded, compiled, mechanisms)
     control.apply(loaded.tables, config, *telling(config))
     privileges.drop(lambda: snapshot.counters(loaded.tables["counters"]))
+    if os.geteuid() == 0:
+        log.info("there is no user %s: serving as root, but without its capabilities", privileges.USER)
     guard = Guard(webconfig.load(config.web_config))  # by who reads it from now on
     daemon = Daemon(config, loaded, manager, guard)
     daemon.serve(sockets)

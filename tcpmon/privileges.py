@@ -75,7 +75,6 @@ def _become_user() -> None:
     try:
         user = pwd.getpwnam(USER)
     except KeyError:
-        log.info("there is no user %s: serving as root, but without any capability", USER)
         return
     _prctl(_PR_SET_KEEPCAPS, 1)
     try:
