@@ -24,13 +24,9 @@ def run(as_json: bool) -> int:
     try:
         privileges.require()
         findings = probes.survey(btf.load())
-    except TcpmonError as error:
-        problems.append(f"{error.message}; {error.hint}")
-    try:
-        if findings:
-            probes.choose(findings)
-    except TcpmonError as error:
-        problems.append(error.message)
+        probes.choose(findings)
+    except TcpmonError as error:  # what choose() hints at is printed here
+        problems.append(error.message if findings else f"{error.message}; {error.hint}")
     if as_json:
         print(json.dumps(_report(findings, problems), indent=2))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -64,6 +65,7 @@ class ConfigError(TcpmonError):
         self.faults = faults
 
 
+@cache
 def _documents() -> Path:
     """Where the package has them (python's prefix is /usr), or `make install` (PREFIX/lib/tcpmon); else those
     of the checkout."""

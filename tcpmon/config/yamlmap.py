@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
-import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,13 +17,12 @@ import yaml
 from yaml.reader import Reader
 from yaml.resolver import Resolver
 
+from tcpmon.config.file import contents
 from tcpmon.errors import MAX_TOLD, ConfigError, Fault
 
 S = TypeVar("S")
 T = TypeVar("T")
 
-# The largest sensible file, every filter list full, has a tenth of this.
-MAX_FILE_BYTES = 1 << 20
 # Every filter list full makes 12,300.
 MAX_VALUES = 50_000
 # The deepest legal value is four levels down; PyYAML's own bound is the C stack.
@@ -144,26 +141,14 @@ def read(path: str) -> Node:
     try:
         data = contents(path)
     except FileNotFoundError:
-        raise ConfigError([Fault(path, 0, 0, "", "no such file")]) from None
+        problem = "no such file"
     except OSError as error:
-        raise ConfigError([Fault(path, 0, 0, "", f"cannot be read: {error.strerror}")]) from None
+        problem = f"cannot be read: {error.strerror}"
     except ValueError as error:
-        raise ConfigError([Fault(path, 0, 0, "", str(error))]) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError([Fault(path, 0, 0, "", f"is larger than {MAX_FILE_BYTES >> 20} MiB")])
-    return parse(data, path)
-
-
-def contents(path: str) -> bytes:
-    """Of a regular file, at most one byte more than there may be. Never waits, as opening a pipe would.
-    OSError; ValueError where it is none, or where there is a zero byte in the path."""
-    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    mode = os.fstat(number).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(number)
-        raise ValueError("is a directory" if stat.S_ISDIR(mode) else "is not a regular file")
-    with open(number, "rb") as file:
-        return file.read(MAX_FILE_BYTES + 1)
+        problem = str(error)
+    else:
+        return parse(data, path)
+    raise ConfigError([Fault(path, 0, 0, "", problem)])
 
 
 def parse(data: bytes, path: str) -> Node:

@@ -74,8 +74,7 @@ class Folding:
         Read anew where some left in the middle of it. OSError where they cannot."""
         while True:
             with self._lock:
-                if self._fold().deleting:
-                    self._delete()
+                self._delete()
                 turn = self._turn
             found = snapshot.rows(self._series), snapshot.rows(self._folded)
             if turn == self._turn:
@@ -131,14 +130,15 @@ class Folding:
     def _finish(self) -> None:
         """Deletes what is in the sum already, and ends the diversion."""
         with self._lock:
-            if self._fold().deleting:
-                self._delete()
+            self._delete()
         quiescence.divert_no_more(self._tables)
         for key in self._leaving():
             libbpf.delete(self._tables["leaving"].fd, key)
 
     def _delete(self) -> None:
         fold = self._fold()
+        if not fold.deleting:
+            return
         libbpf.update(self._folded.fd, fold.target, fold.sum)
         for key in self._leaving():
             libbpf.delete(self._series.fd, key)

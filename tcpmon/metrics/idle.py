@@ -54,10 +54,11 @@ def targets(
     keys: Collection[bytes], idle: Iterable[Print], labels: Sequence[str]
 ) -> Mapping[bytes, Sequence[Print]]:
     """What is to be folded, by the key that it goes to. `keys`: of all label sets, idle or not."""
-    former = {name for key in keys if (name := key_by(key, labels)) != key}
+    names = {key: key_by(key, labels) for key in keys}
+    former = {name for key, name in names.items() if name != key}
     found: dict[bytes, list[Print]] = {}
     for one in idle:
-        name = key_by(one.key, labels)
+        name = names[one.key]
         if name != one.key:
             found.setdefault(name, []).append(one)
         elif name not in former:

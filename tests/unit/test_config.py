@@ -17,9 +17,9 @@ import yaml
 from tcpmon import config as configuration
 from tcpmon.config import Address, Config, Selection, changed_restart_only, load, with_restart_only_of
 from tcpmon.config import doc as configdoc
+from tcpmon.config.file import MAX_FILE_BYTES
 from tcpmon.config.kinds import MAX_ITEMS
 from tcpmon.config.settings import SECTIONS, SETTINGS
-from tcpmon.config.yamlmap import MAX_FILE_BYTES
 from tcpmon.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from dataclasses import replace
 import pytest
 from needs import needs_root
 from test_snapshot import raw_key
+from waiting import eventually
 
 from tcpmon import config as configuration
 from tcpmon import daemon
@@ -194,53 +194,51 @@ def failing_at(step: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> 
         yield
 
 
-@pytest.mark.parametrize("target", [OTHER, NAMED])
-def test_a_daemon_that_is_killed_at_any_step(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, target: bytes
-) -> None:
-    """The next one has every count, once; and it ends what was begun."""
+def broken_off(
+    loaded: Loaded, work: Callable[[], object], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """Has `work` meet an error before its first step, its second, and so on to its last: which one it was,
+    and the sums of before."""
     step, steps = 0, 0
     while step == steps:
         step += 1
         empty(loaded)
         fill(loaded)
         before = total(loaded)
-        with failing_at(step, Killed(), monkeypatch):
+        with failing_at(step, error, monkeypatch):
             try:
-                fold_all(loaded, target)
-            except Killed:
+                work()
+            except type(error):
                 steps += 1
+        yield step, before
+    assert steps > 15  # it has that many, and more where more is diverted
+
+
+@pytest.mark.parametrize("target", [OTHER, NAMED])
+def test_a_daemon_that_is_killed_at_any_step(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, target: bytes
+) -> None:
+    """The next one has every count, once; and it ends what was begun."""
+    for step, before in broken_off(loaded, lambda: fold_all(loaded, target), Killed(), monkeypatch):
         assert total(loaded) == before, f"killed before step {step}"
         assert not list(libbpf.keys(loaded.tables["leaving"].fd, 24)), f"killed before step {step}"
         fold_all(loaded, target)
         assert total(loaded) == before
         assert names(loaded) == {"d", "e", "_other"}
         assert Folding(loaded.tables).label_sets == (3 if target == OTHER else 0)
-    assert steps > 15  # it has that many, and more where more is diverted
 
 
 @pytest.mark.parametrize("target", [OTHER, NAMED])
 def test_a_kernel_that_refuses_a_step(loaded: Loaded, monkeypatch: pytest.MonkeyPatch, target: bytes) -> None:
     """The same daemon goes on: its next scrape has every count once, its next look ends what was begun."""
-    step, steps = 0, 0
-    while step == steps:
-        step += 1
-        empty(loaded)
-        fill(loaded)
-        before = total(loaded)
-        label_sets = Folding(loaded.tables)
-        with failing_at(step, OSError(errno.EBUSY, "busy"), monkeypatch):
-            try:
-                fold_into(label_sets, target)
-            except OSError:
-                steps += 1
+    label_sets, busy = Folding(loaded.tables), OSError(errno.EBUSY, "busy")
+    for step, before in broken_off(loaded, lambda: fold_into(label_sets, target), busy, monkeypatch):
         assert _sum(loaded, [numbers for _, numbers in rows_of(label_sets)]) == before, f"step {step}"
         fold_into(label_sets, target)
         assert _sum(loaded, [numbers for _, numbers in rows_of(label_sets)]) == before, f"step {step}"
         assert names(loaded) == {"d", "e", "_other"}
         assert not list(libbpf.keys(loaded.tables["leaving"].fd, 24)), f"step {step}"
         assert libbpf.lookup(loaded.tables["leaving_now"].fd, bytes(4), 4) is None
-    assert steps > 15
 
 
 def test_no_room_for_a_target(loaded: Loaded) -> None:
@@ -264,17 +262,10 @@ def test_a_thread_that_meets_a_refusal_looks_again(
     folder = Folder(Folding(loaded.tables))
     with failing_at(3, OSError(errno.EBUSY, "busy"), monkeypatch):
         folder.keep_by(replace(configuration.load(None).metrics, series_ttl=0.01))
-        eventually(lambda: names(loaded) == set())
+        assert eventually(lambda: names(loaded) == set())
         folder.stop()
     assert caplog.messages[0] == "idle label sets stay for now: [Errno 16] busy"
     assert total(loaded) == IDLE
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def written(loaded: Loaded, labels: tuple[str, ...]) -> dict[tuple[str, ...], dict[str, int]]:

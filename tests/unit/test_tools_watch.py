@@ -265,8 +265,4 @@ def test_an_answer_is_known_before_the_connect_that_follows_it(start: Start) -> 
 def test_a_full_disk(start: Start) -> None:
     with open("/dev/full", "wb") as full:
         tool = start(stdout=full)
-        assert tool.wait() == (
-            1,
-            None,
-            UNWRITTEN,
-        )
+        assert tool.wait() == (1, None, UNWRITTEN)

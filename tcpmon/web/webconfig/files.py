@@ -8,7 +8,8 @@ import pwd
 import time
 from collections.abc import Mapping
 
-from tcpmon.config.yamlmap import MAX_FILE_BYTES, Node, contents, printable
+from tcpmon.config.file import contents
+from tcpmon.config.yamlmap import Node, printable
 from tcpmon.errors import ConfigError, Fault
 
 # A file that changed is read when it has been left alone for this long: not while somebody writes it.
@@ -37,13 +38,13 @@ class Files:
             data = contents(path)
         except PermissionError:
             problem = f'cannot be read by the user {_user()}; see "The key" in docs/web-config.md'
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-            problem = str(error.strerror if isinstance(error, OSError) else error).lower()
+        except OSError as error:
+            problem = str(error.strerror).lower()
+        except ValueError as error:
+            problem = str(error)
         else:
-            if len(data) <= MAX_FILE_BYTES:
-                self._contents.update(hashlib.sha256(data).digest())
-                return data
-            problem = f"is larger than {MAX_FILE_BYTES >> 20} MiB"
+            self._contents.update(hashlib.sha256(data).digest())
+            return data
         if named_by:
             raise ConfigError([named_by.fault(f"{printable(path)}: {problem}")])
         raise ConfigError([Fault(path, 0, 0, "", problem)])

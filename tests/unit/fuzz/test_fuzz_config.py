@@ -19,8 +19,8 @@ from fuzzing import fuzz
 from yamltexts import SchemaLoader, check_places, check_schema, files, trees
 
 from tcpmon.config import Config, load
+from tcpmon.config.file import MAX_FILE_BYTES
 from tcpmon.config.settings import SETTINGS
-from tcpmon.config.yamlmap import MAX_FILE_BYTES
 from tcpmon.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
